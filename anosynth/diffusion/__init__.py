@@ -1,0 +1,1 @@
+"""Latent diffusion: parts, objective, adapters, training, sampling."""

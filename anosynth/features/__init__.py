@@ -1,0 +1,1 @@
+"""Frozen image encoders, patch distances and k-centre selection, shared by everything above."""

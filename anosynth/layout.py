@@ -1,0 +1,66 @@
+"""Where every artefact lies: one method per path, relative to one root. Nobody else joins path strings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+STORE_FOLDER = ".anosynth"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The project's folders.
+
+    Attributes:
+        root: project folder, the one with params.yaml and dvc.yaml.
+        store: fsspec URL or local path of the fingerprint store; "" means `<root>/.anosynth/store`.
+            It is not part of any result, so it is no parameter: a command-line option or ANOSYNTH_STORE names it.
+    """
+
+    root: Path
+    store: str = ""
+
+    def params(self) -> Path:
+        """params.yaml."""
+        return self.root / "params.yaml"
+
+    def store_url(self) -> str:
+        """fsspec URL or path of the fingerprint store (shards, adapters' checkpoints)."""
+        return self.store or str(self.root / STORE_FOLDER / "store")
+
+    def index(self, category: str) -> Path:
+        """Record table of one category, with the real images' bytes (Parquet)."""
+        return self.root / "data" / "index" / f"{category}.parquet"
+
+    def shots(self, category: str) -> Path:
+        """Lock file of the chosen shots and of everything they must never meet."""
+        return self.root / "data" / "shots" / category / "shots.lock.json"
+
+    def normal_adapter(self, category: str) -> Path:
+        """Folder of the anomaly-free generator's LoRA."""
+        return self.root / "models" / "normal" / category
+
+    def normals(self, category: str) -> Path:
+        """Folder of the sealed normal pool."""
+        return self.root / "data" / "normals" / category
+
+    def pairs(self, category: str, defect: str, method: str) -> Path:
+        """Folder of one sealed pool of pairs."""
+        return self.root / "data" / "pairs" / category / defect / method
+
+    def verdicts(self, category: str) -> Path:
+        """Verdict rows of all pools of one category (Parquet)."""
+        return self.root / "data" / "verdicts" / f"{category}.parquet"
+
+    def detector(self, category: str, detector: str) -> Path:
+        """Folder of one detector, fitted on every arm and seed."""
+        return self.root / "models" / "detectors" / category / detector
+
+    def evaluation(self, category: str, detector: str) -> Path:
+        """Folder of metrics and scores of one detector on the real test images."""
+        return self.root / "results" / "evaluate" / category / detector
+
+    def report(self) -> Path:
+        """Folder of the report: report.md, report.json, plots."""
+        return self.root / "results" / "report"

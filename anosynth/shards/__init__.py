@@ -1,0 +1,1 @@
+"""Plan, store, seal and read Parquet shards, each exactly once."""

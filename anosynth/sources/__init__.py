@@ -1,0 +1,1 @@
+"""Real (and rendered) inspection data in, one record table out; the split rule and the shots' lock."""

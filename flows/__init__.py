@@ -1,0 +1,1 @@
+"""Prefect supervises the stages of dvc.yaml; it computes nothing."""
