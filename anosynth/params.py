@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from anosynth.errors import ParamsError
 
-SLUG_PATTERN = r"[a-z0-9][a-z0-9_]*"
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+SLUG_PATTERN = r"[a-z0-9][a-z0-9_]{0,63}"
 
 
 def _slug(value: str) -> str:
     if not re.fullmatch(SLUG_PATTERN, value):
-        raise ValueError("a key is a slug: small letters, digits and _, starting with a letter or digit")
+        raise ValueError("a key is a slug: at most 64 small letters, digits and _, the first no _")
     return value
 
 
@@ -26,9 +31,9 @@ PositiveFraction = Annotated[float, Field(gt=0.0, le=1.0)]
 
 
 class Section(BaseModel):
-    """A frozen section of params.yaml; unknown keys are errors."""
+    """A frozen section of params.yaml; unknown keys, infinite numbers and NaN are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ComputeParams(Section):
@@ -180,7 +185,15 @@ class EmbeddedFeatures(Section):
     kind: Literal["embedded"]
     model: Literal["lite0", "lite2"] = "lite0"
     size_px: int = Field(224, ge=64, le=1024, multiple_of=32)
-    levels: tuple[int, ...] = Field((2, 3), min_length=1, description="strides 4, 8, 16, 32 are levels 1 to 4")
+    levels: tuple[Annotated[int, Field(ge=1, le=4)], ...] = Field(
+        (2, 3), min_length=1, description="strides 4, 8, 16, 32 are levels 1 to 4; the first sets the grid"
+    )
+
+    @model_validator(mode="after")
+    def _levels_ascend(self) -> EmbeddedFeatures:
+        if list(self.levels) != sorted(set(self.levels)):
+            raise ValueError(f"levels: {list(self.levels)} must ascend, each level once")
+        return self
 
 
 FeatureSpec = EmbeddedFeatures
@@ -360,20 +373,41 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _names_exist(self) -> Params:
-        def known(where: str, names: list[str], section: str, allowed: dict[str, object] | set[str]) -> None:
-            for name in names:
-                if name not in allowed:
-                    raise ValueError(f"{where}: {name!r} is not in {section}; there: {', '.join(sorted(allowed))}")
-
-        known("grid.categories", list(self.grid.categories), "objects", dict(self.objects))
-        known("grid.detectors", list(self.grid.detectors), "detectors", dict(self.detectors))
         methods = {pair.method for pair in self.grid.pairs.values()}
-        known("grid.pairs", sorted(methods), "methods", dict(self.methods))
-        for name, spec in self.detectors.items():
-            known(f"detectors.{name}.arms", list(spec.arms), "arms", dict(self.arms))
-        for name, arm in self.arms.items():
-            known(f"arms.{name}.methods", list(arm.methods), "grid.pairs (as a method)", methods)
+        mentions: list[tuple[str, list[str], str, set[str]]] = [
+            ("grid.categories", self.grid.categories, "objects", set(self.objects)),
+            ("grid.detectors", self.grid.detectors, "detectors", set(self.detectors)),
+            ("grid.pairs", sorted(methods), "methods", set(self.methods)),
+        ]
+        mentions += [(f"detectors.{key}.arms", one.arms, "arms", set(self.arms)) for key, one in self.detectors.items()]
+        mentions += [(f"arms.{key}.methods", arm.methods, "grid.pairs", methods) for key, arm in self.arms.items()]
+        unknown = [
+            f"{where}: {name!r} is not in {section}; there: {', '.join(sorted(allowed))}"
+            for where, names, section, allowed in mentions
+            for name in names
+            if name not in allowed
+        ]
+        if unknown:
+            raise ValueError("\n".join(unknown))
         return self
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as DVC reads it: 1e-4 is a number, and a key that stands twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                problem = f"the key {key.value!r} stands twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+"), list("-+0123456789.")
+)
 
 
 def load_params(path: str | Path) -> Params:
@@ -384,32 +418,58 @@ def load_params(path: str | Path) -> Params:
     """
     path = Path(path)
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
         raise ParamsError(f"{path} does not exist; run the command in the project's folder or pass --root") from None
+    except OSError as error:
+        raise ParamsError(f"{path} cannot be read ({error.strerror}); pass the project's folder as --root") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{path} is not readable YAML: {error}") from error
+        raise ParamsError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
     return parse_params(raw, name=path.name)
 
 
 def parse_params(raw: object, *, name: str = "params.yaml") -> Params:
-    """Validate the parsed YAML of params.yaml; see `load_params`."""
+    """Validate the parsed YAML of params.yaml; see `load_params`.
+
+    Nothing is converted: "8" is no number and yes in quotes is no truth value.
+    """
     if not isinstance(raw, dict):
         raise ParamsError(f"{name} holds {type(raw).__name__}, not a mapping of sections")
     try:
-        return Params.model_validate(raw)
+        return Params.model_validate_json(json.dumps(raw, default=str), strict=True)
     except ValidationError as error:
-        lines = [_explain(item) for item in error.errors(include_url=False)]
-        raise ParamsError(f"{name} has {len(lines)} error(s):\n" + "\n".join(f"  {line}" for line in lines)) from None
+        lines = [line for item in error.errors(include_url=False) for line in _explain(item, raw)]
+    counted = "1 error" if len(lines) == 1 else f"{len(lines)} errors"
+    raise ParamsError(f"{name} has {counted}:\n" + "\n".join(f"  {line}" for line in lines))
 
 
-def _explain(item: object) -> str:
-    assert isinstance(item, dict)
-    where = ".".join(str(part) for part in item["loc"]) or "(file)"
-    message = str(item["msg"]).removeprefix("Value error, ")
+def _explain(item: ErrorDetails, raw: object) -> list[str]:
+    where = _yaml_path(item["loc"], raw)
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "value_error" and isinstance(item["input"], dict):
+        return [f"{where}.{line}" if where else line for line in message.splitlines()]
     if item["type"] == "extra_forbidden":
-        return f"{where}: unknown key; check the spelling against docs/params.md"
+        return [f"{where}: unknown key; check the spelling against docs/params.md"]
     if item["type"] == "missing":
-        return f"{where}: missing; it must be given"
+        return [f"{where}: missing; it must be given"]
+    if item["type"] == "union_tag_not_found":
+        return [f"{where}: has no kind; it must say which one it is, see docs/params.md"]
+    if item["type"] == "union_tag_invalid":
+        return [f"{where}.kind: is {item['ctx']['tag']!r}; allowed are {item['ctx']['expected_tags']}"]
     found = repr(item["input"])
-    return f"{where}: is {found if len(found) <= 60 else found[:57] + '...'}; {message}"
+    return [f"{where}: is {found if len(found) <= 60 else found[:57] + '...'}; {message}"]
+
+
+def _yaml_path(location: Sequence[str | int], raw: object) -> str:
+    """Join pydantic's location without its own marks: the kind of a union and "[key]" behind a mapping's key."""
+    parts: list[str] = []
+    value = raw
+    for part in location:
+        if part == "[key]" or (isinstance(value, dict) and part not in value and value.get("kind") == part):
+            continue
+        parts.append(str(part))
+        if isinstance(value, dict):
+            value = value.get(part)
+        elif isinstance(value, list) and isinstance(part, int):
+            value = value[part]
+    return ".".join(parts)
