@@ -25,6 +25,10 @@ class Layout:
         """params.yaml."""
         return self.root / "params.yaml"
 
+    def params_check(self) -> Path:
+        """Note that params.yaml was validated; the first output of the graph."""
+        return self.root / "data" / "check_params.txt"
+
     def store_url(self) -> str:
         """fsspec URL or path of the fingerprint store (shards, adapters' checkpoints)."""
         return self.store or str(self.root / STORE_FOLDER / "store")
