@@ -1,0 +1,1 @@
+"""Our own inspected parts: height fields under a light, with defects written into height and color."""
