@@ -1,0 +1,1 @@
+"""Training of the embedded backbone: rendered corpus with captions, autoencoder, denoiser, evaluation."""
