@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Hashable, Sequence
 from pathlib import Path
+from string import Formatter
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import yaml
@@ -30,6 +31,20 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveFraction = Annotated[float, Field(gt=0.0, le=1.0)]
 
 
+def _template(value: str) -> str:
+    try:
+        fields = {field for _, field, _, _ in Formatter().parse(value) if field is not None}
+    except ValueError as error:
+        raise ValueError(f"a prompt is plain text in which {{name}} may stand ({error})") from None
+    if fields - {"name"}:
+        raise ValueError("a prompt may hold {name}, the object's name, and no other field in braces")
+    return value
+
+
+Prompt = Annotated[str, Field(min_length=1, max_length=300), AfterValidator(_template)]
+Solver = Literal["ddim", "dpm_solver"]
+
+
 class Section(BaseModel):
     """A frozen section of params.yaml; unknown keys, infinite numbers and NaN are errors."""
 
@@ -40,7 +55,9 @@ class ComputeParams(Section):
     """How the arithmetic is done; part of every fingerprint, because rounding depends on it."""
 
     threads: int = Field(ge=1, le=256, description="CPU threads of torch; the environment is ignored")
-    dtype: Literal["float32", "bfloat16"] = Field(description="of network weights and activations while sampling")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        description="of frozen network weights and activations; adapters, schedules and losses stay float32"
+    )
     device: Literal["cpu", "cuda"] = Field(description="device class; which GPU is CUDA_VISIBLE_DEVICES' business")
 
 
@@ -92,6 +109,7 @@ class ObjectParams(Section):
 
     name: str = Field(min_length=1, max_length=80, description='as said in a prompt, for example "steel washer"')
     folder: str | None = Field(None, description="the category's folder or name in the source; default: the slug")
+    mirror: bool = Field(False, description="a left-right mirror image is still a normal one: training may flip it")
     defect_names: dict[Slug, str] = Field(default_factory=dict, description="as said in a prompt; default: the slug")
     defect_folders: dict[Slug, str] = Field(default_factory=dict, description="in the source; default: the slug")
 
@@ -112,14 +130,19 @@ class ProceduralSource(Section):
 class _RealSource(Section):
     root: str = Field(min_length=1, description="folder of the data; ANOSYNTH variables are not expanded here")
     licence: str = Field(min_length=1, description="carried to every output; SPDX identifier where one exists")
-    groups: str | None = Field(None, description="CSV with columns path, group (relative to root), or null")
-    max_pixels: int = Field(200_000_000, ge=1, description="larger images are refused before they are decoded")
+    groups: str | None = Field(
+        None,
+        description="CSV with columns path, group: a file relative to root ({category} is replaced by the category's "
+        "folder), its paths relative to its own folder; or null",
+    )
+    max_pixels: int = Field(178_956_970, ge=1, le=178_956_970, description="larger images are refused unread")
 
 
 class MVTecSource(_RealSource):
     """<root>/<category>/{train/good, test/<defect>, ground_truth/<defect>}; MPDD, BTAD and look-alikes too."""
 
     kind: Literal["mvtec"]
+    normal: str = Field("good", min_length=1, description='folder of the normal images; BTAD calls it "ok"')
 
 
 class VisASource(_RealSource):
@@ -133,6 +156,7 @@ class FolderSource(_RealSource):
 
     kind: Literal["folder"]
     normal: str = Field("normal", description="{category} is replaced by the category's folder")
+    normal_test: str | None = Field(None, description="normal test images; null: split.rule cuts them from normal")
     anomalous: dict[Slug, str] = Field(min_length=1, description="defect -> folder")
     masks: dict[Slug, str] = Field(min_length=1, description="defect -> folder with the masks of the same stems")
 
@@ -163,10 +187,10 @@ class SplitParams(Section):
 
 
 class PretrainedBackbone(Section):
-    """A Stable-Diffusion-1.x-shaped folder in diffusers format."""
+    """A Stable-Diffusion-1.x-shaped folder in diffusers format, safetensors only."""
 
     kind: Literal["pretrained"]
-    path: str = Field(min_length=1, description="local folder, or hub id where a network is there")
+    path: str = Field(min_length=1, description="local folder (relative to --root), or hub id where a network is there")
 
 
 class ToyBackbone(Section):
@@ -215,15 +239,20 @@ class PersonalizeNormalsParams(Section):
 
     rank: int = Field(16, ge=1, le=512)
     alpha: float = Field(16.0, gt=0.0)
-    lr: float = Field(1e-4, gt=0.0, lt=1.0)
-    steps: int = Field(ge=1)
-    batch_size: int = Field(4, ge=1)
+    lr: float = Field(1e-4, gt=0.0, lt=1.0, description="constant; the public DreamBooth-LoRA recipe's 1e-4")
+    steps: int = Field(ge=1, description="One-to-Normal states none; DreamBooth: 400 for k <= 2, else 800")
+    batch_size: int = Field(4, ge=1, description="shots per step; as many prior images come on top")
+    min_snr_gamma: float | None = Field(
+        None, gt=0.0, description="Min-SNR weighting (Hang et al. 2023; 5 there); null: every timestep counts alike"
+    )
     prior_weight: float = Field(1.0, ge=0.0, description="weight of the prior-preservation loss; 0 turns it off")
-    prior_images: int = Field(ge=0, description="images sampled once from the untouched backbone")
+    prior_images: int = Field(ge=0, description="images sampled once from the untouched backbone; 0 turns it off")
+    prior_steps: int = Field(25, ge=1, le=1000, description="solver steps of a prior image")
+    prior_guidance: float = Field(1.0, ge=0.0, le=30.0, description="1 switches classifier-free guidance off")
     checkpoint_every: int = Field(50, ge=1, description="steps between resumable checkpoints in the store")
     log_every: int = Field(10, ge=1)
-    prompt: str = Field("a photo of normal {name}", description="caption of the shots")
-    prior_prompt: str = Field("a photo of {name}", description="caption of the prior images")
+    prompt: Prompt = Field("a photo of normal {name}", description="caption of the shots")
+    prior_prompt: Prompt = Field("a photo of {name}", description="caption of the prior images")
 
 
 class GenerateNormalsParams(Section):
@@ -232,8 +261,12 @@ class GenerateNormalsParams(Section):
     n: int = Field(ge=1)
     shard_rows: int = Field(ge=1)
     batch_size: int = Field(ge=1)
-    steps: int = Field(ge=1, le=1000)
+    solver: Solver = Field("dpm_solver", description="ddim, or dpm_solver (DPM-Solver++ 2M)")
+    steps: int = Field(ge=1, le=1000, description="of a free sample; a variation takes the share `strength` of them")
     guidance: float = Field(ge=0.0, le=30.0, description="1 switches classifier-free guidance off")
+    prompts: list[Prompt] = Field(
+        ["a photo of normal {name}"], min_length=1, description="each sample draws one; normal states of the object"
+    )
     variation_ratio: Fraction = Field(0.8, description="share made from a shot by partial re-noising; rest is free")
     strength: tuple[PositiveFraction, PositiveFraction] = Field(
         (0.2, 0.5), description="range of the share of T that a variation is re-noised by"
