@@ -31,7 +31,7 @@ def region_weights(mask: NDArray[np.uint8]) -> tuple[NDArray[np.intp], NDArray[n
         The flat indices of the foreground pixels [F], ascending; the weight of each, int64 [F], which is
         `REGION_WEIGHT` divided by its region's area and rounded; the number of regions.
     """
-    foreground = np.flatnonzero(mask)
+    foreground = np.flatnonzero(mask != 0)
     if foreground.size == 0:
         return foreground, np.zeros(0, np.int64), 0
     width = mask.shape[1]
