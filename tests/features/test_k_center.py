@@ -6,10 +6,11 @@ from anosynth.features.k_center import greedy_k_center
 
 def naive_k_center(points: np.ndarray, k: int, first: int) -> list[int]:
     chosen = [first]
+    nearest = np.full(len(points), np.inf)
     while len(chosen) < k:
-        distance = np.min([np.linalg.norm(points - points[c], axis=1) for c in chosen], axis=0)
-        distance[chosen] = -1.0
-        chosen.append(int(np.argmax(distance)))
+        nearest = np.minimum(nearest, np.linalg.norm(points - points[chosen[-1]], axis=1))
+        nearest[chosen] = -1.0
+        chosen.append(int(np.argmax(nearest)))
     return chosen
 
 
@@ -23,6 +24,20 @@ def test_indices_equal_the_naive_form(num_points: int, dims: int, offset: float)
         chosen = greedy_k_center(points, k=40, first=seed)
         assert chosen.dtype == np.int64
         assert chosen.tolist() == naive_k_center(points.astype(np.float64), 40, seed)
+
+
+def test_many_choices_in_one_pass_equal_one_choice_a_pass() -> None:
+    rng = np.random.default_rng(4)
+    groups = rng.normal(size=(20, 12)) * 5
+    points = (groups[rng.integers(20, size=3000)] + rng.normal(size=(3000, 12))).astype(np.float32)
+    points[17] *= 1000  # one far outlier must not drown the order of the rest in rounding
+    assert greedy_k_center(points, k=300, first=0).tolist() == naive_k_center(points.astype(np.float64), 300, 0)
+
+
+def test_a_lattice_full_of_ties_is_chosen_in_the_naive_order() -> None:
+    side = np.arange(16, dtype=np.float32)
+    lattice = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
+    assert greedy_k_center(lattice, k=256, first=100).tolist() == naive_k_center(lattice, 256, 100)
 
 
 def test_ties_go_to_the_lowest_index() -> None:
