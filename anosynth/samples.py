@@ -207,6 +207,8 @@ class ShardJob:
         fingerprint: digest of everything that shapes the bytes of this shard (docs/architecture.md, "Shards").
         plan: digest of the plan without the shard's range, equal for all shards of a pool.
         shape: the parameter values that went into the fingerprint, for the footer.
+        compute, upstream, algorithm: the rest of what went into it: threads, dtype and device; digests of what the
+            samples are made from, by name; revision of the generating module.
     """
 
     pool: Pool
@@ -222,6 +224,9 @@ class ShardJob:
     fingerprint: str
     plan: str
     shape: Mapping[str, object] = field(hash=False)
+    compute: Mapping[str, object] = field(default_factory=dict, hash=False)
+    upstream: Mapping[str, str] = field(default_factory=dict, hash=False)
+    algorithm: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.start < self.stop:
