@@ -20,9 +20,21 @@ def canonical_json(value: object) -> bytes:
 
     Raises:
         ValueError: if a number is not finite.
-        TypeError: if the value is not JSON.
+        TypeError: if the value is not JSON, keys of mappings included (1 and "1" would share a digest).
     """
+    _check_keys(value)
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def _check_keys(value: object) -> None:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise TypeError(f"a key of a JSON object is a string, got {key!r}")
+            _check_keys(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _check_keys(inner)
 
 
 def digest_value(value: object) -> str:

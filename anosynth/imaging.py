@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import re
+import struct
 import warnings
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,7 +18,7 @@ from anosynth.errors import DataError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MAX_PIXELS = 200_000_000
+MAX_PIXELS = 178_956_970  # Pillow's own limit; what it refuses to open, a larger value here could not let through
 PHASH_SIDE = 8
 
 
@@ -35,8 +38,8 @@ class Decoded:
 def decode_image(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> Decoded:
     """Decode an image file of any common kind to 8-bit RGB.
 
-    16-bit files are scaled from their full range [0, 65535]; alpha is dropped onto black-free colours
-    (the colour planes are kept, the alpha plane is ignored); palettes are expanded; EXIF orientation is applied.
+    16-bit files are scaled from their full range [0, 65535] (colour by its high bytes, grey rounded); alpha is ignored,
+    not blended; palettes are expanded; EXIF orientation is applied; of several frames the first is read.
 
     Args:
         data: the file's bytes.
@@ -44,32 +47,44 @@ def decode_image(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> Dec
         max_pixels: refuse larger images before they are decoded (decompression bombs).
 
     Raises:
-        DataError: if the file is not an image, truncated, or too large.
+        DataError: if the file is not an image, truncated, too large, or holds numbers without an agreed range
+            (floating point, 32-bit integers above 65535).
     """
     opened = _open(data, name=name, max_pixels=max_pixels)
-    mode = opened.mode
+    mode, deep = opened.mode, any(_DEEP.search(str(tile[3])) for tile in opened.tile)
     try:
         opened.load()
         orientation = opened.getexif().get(0x0112, 1)
-        if mode.startswith("I;16") or mode == "I":
-            wide = np.asarray(opened).astype(np.int64)
-            grey = np.clip((wide * 255 + 32767) // 65535, 0, 255).astype(np.uint8)
-            image = np.repeat(grey[:, :, None], 3, axis=2)
-            kind = "16-bit"
-        elif mode == "RGB":
-            image, kind = np.asarray(opened), ""
-        elif mode == "RGBA":
-            image, kind = np.asarray(opened)[:, :, :3], "RGBA"
-        else:
-            image, kind = np.asarray(opened.convert("RGB")), _MODE_NAMES.get(mode, mode)
-        if orientation != 1:
-            image, kind = _orient(image, orientation), kind or "EXIF orientation"
-    except (OSError, ValueError, SyntaxError) as error:
+        planes = np.asarray(opened if mode in _AS_STORED else opened.convert("RGB"))
+    except _DECODING_ERRORS as error:
         raise DataError(f"{name}: the image is truncated or damaged ({error}); replace the file") from error
+    if mode == "F" or (mode == "I" and not (planes.min() >= 0 and planes.max() <= 65535)):
+        raise DataError(f"{name}: its pixels are numbers without an agreed range (mode {mode}); save 8 or 16 bits")
+    if mode.startswith("I"):
+        grey = ((planes.astype(np.int64) * 255 + 32767) // 65535).astype(np.uint8)
+        image, kind = np.repeat(grey[:, :, None], 3, axis=2), "16-bit"
+    else:
+        image, kind = planes[:, :, :3], "16-bit" if deep else _MODE_NAMES.get(mode, mode)
+    if orientation in _ORIENTATIONS:
+        image, kind = _orient(image, orientation), kind or "EXIF orientation"
     return Decoded(np.ascontiguousarray(image), kind)
 
 
-_MODE_NAMES = {"P": "palette", "L": "grey", "LA": "grey with alpha", "1": "1-bit", "CMYK": "CMYK", "F": "float"}
+_AS_STORED = ("RGB", "RGBA", "F", "I", "I;16", "I;16L", "I;16B", "I;16N")
+_MODE_NAMES = {"RGB": "", "P": "palette", "L": "grey", "LA": "grey with alpha", "1": "1-bit"}
+_DEEP = re.compile(r"\b(?:RGB|RGBA|RGBX|L|LA|CMYK);16[BLN]\b")
+# What Pillow's readers raise on bytes they cannot follow, beside its own UnidentifiedImageError (an OSError).
+_DECODING_ERRORS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    IndexError,
+    TypeError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+)
 
 
 def _open(data: bytes, *, name: str, max_pixels: int) -> Image.Image:
@@ -81,9 +96,9 @@ def _open(data: bytes, *, name: str, max_pixels: int) -> Image.Image:
         raise DataError(f"{name}: not an image file ({len(data)} bytes); replace or remove it") from error
     except Image.DecompressionBombError as error:
         raise DataError(
-            f"{name}: too large to be an inspection image ({error}); at most {max_pixels} pixels"
+            f"{name}: too large to be an inspection image ({error}); at most {min(max_pixels, MAX_PIXELS)} pixels"
         ) from error
-    except (OSError, ValueError, SyntaxError) as error:
+    except _DECODING_ERRORS as error:
         raise DataError(f"{name}: the image is truncated or damaged ({error}); replace the file") from error
     width, height = opened.size
     if width * height > max_pixels:
@@ -91,9 +106,12 @@ def _open(data: bytes, *, name: str, max_pixels: int) -> Image.Image:
     return opened
 
 
+# EXIF orientation -> quarter turns against the clock, then whether left and right change places.
+_ORIENTATIONS = {2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (3, False), 7: (1, True), 8: (1, False)}
+
+
 def _orient(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    flips = {2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (3, False), 7: (1, True), 8: (1, False)}
-    turns, mirror = flips.get(orientation, (0, False))
+    turns, mirror = _ORIENTATIONS[orientation]
     turned = np.rot90(image, turns)
     return np.ascontiguousarray(turned[:, ::-1] if mirror else turned)
 
@@ -102,6 +120,7 @@ def decode_mask(data: bytes, *, name: str) -> NDArray[np.uint8]:
     """Decode a mask file to uint8 [H, W] in {0, 255}.
 
     A file with exactly two values, one of them 0, is read as background and foreground (so {0, 1} and {0, 255} work).
+    Colours count by their brightest plane, palettes by their colours, alpha not at all.
 
     Raises:
         DataError: if the file is not an image or has grey levels (a mask that was resized smoothly or saved as JPEG).
@@ -109,15 +128,10 @@ def decode_mask(data: bytes, *, name: str) -> NDArray[np.uint8]:
     opened = _open(data, name=name, max_pixels=MAX_PIXELS)
     try:
         opened.load()
-        if opened.mode in ("RGB", "RGBA", "CMYK"):
-            planes = np.asarray(opened.convert("RGB"))
-            levels = planes.max(axis=2)
-        else:
-            levels = np.asarray(opened).astype(np.int64)
-    except (OSError, ValueError, SyntaxError) as error:
+        single = opened.mode in ("1", "L", "F") or opened.mode.startswith("I")
+        levels = np.asarray(opened) if single else np.asarray(opened.convert("RGB")).max(axis=2)
+    except _DECODING_ERRORS as error:
         raise DataError(f"{name}: the mask is truncated or damaged ({error}); replace the file") from error
-    if levels.ndim == 3:
-        levels = levels[:, :, 0]
     values = np.unique(levels)
     if values.size > 2 or (values.size == 2 and values[0] != 0):
         raise DataError(
@@ -154,15 +168,17 @@ def resize_image(image: NDArray[np.uint8], *, size_px: tuple[int, int]) -> NDArr
 def resize_mask(mask: NDArray[np.uint8], *, size_px: tuple[int, int]) -> NDArray[np.uint8]:
     """Resize a {0, 255} mask [H, W] to (height, width) by nearest neighbour; values stay {0, 255}.
 
-    A foreground that would vanish (thinner than one output pixel) keeps the output pixel it covers most.
+    A foreground that would vanish (thinner than one output pixel) keeps the output pixel it covers most, and so does a
+    background.
     """
     height, width = size_px
     if mask.shape == (height, width):
         return np.ascontiguousarray(mask)
     small = np.array(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
-    if not small.any() and mask.any():
+    if (not small.any() and mask.any()) or (small.size > 1 and small.all() and not mask.all()):
         share = np.asarray(Image.fromarray(mask).convert("F").resize((width, height), Image.Resampling.BOX))
-        small[np.unravel_index(int(np.argmax(share)), share.shape)] = 255
+        at = int(np.argmin(share) if small.all() else np.argmax(share))
+        small.flat[at] = 0 if small.all() else 255
     return small
 
 

@@ -426,13 +426,17 @@ class Params(Section):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as DVC reads it: 1e-4 is a number, and a key that stands twice is an error."""
+    """YAML as DVC reads it: 1e-4 is a number; a key that stands twice, or is no text, is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
         seen: set[str] = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in seen:
+        for key, _ in node.value:
+            problem = ""
+            if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
+                problem = "a key is not text; put it into quotes"
+            elif key.value in seen:
                 problem = f"the key {key.value!r} stands twice"
+            if problem:
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
@@ -503,6 +507,6 @@ def _yaml_path(location: Sequence[str | int], raw: object) -> str:
         parts.append(str(part))
         if isinstance(value, dict):
             value = value.get(part)
-        elif isinstance(value, list) and isinstance(part, int):
+        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
             value = value[part]
     return ".".join(parts)

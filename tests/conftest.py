@@ -1,0 +1,61 @@
+"""What holds for every test: no network, one thread, and no draw from a global generator."""
+
+from __future__ import annotations
+
+import os
+
+# Before any heavy import, and inherited by every process that a test starts.
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    TRANSFORMERS_OFFLINE="1",
+    HF_DATASETS_OFFLINE="1",
+    DO_NOT_TRACK="1",
+    DVC_NO_ANALYTICS="1",
+    PREFECT_SERVER_ANALYTICS_ENABLED="false",
+    TOKENIZERS_PARALLELISM="false",
+    OMP_NUM_THREADS="1",
+)
+
+import random
+import sys
+from collections.abc import Generator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.toy import make_project
+
+
+def _global_generators() -> dict[str, object]:
+    _, words, position, *_ = np.random.get_state()  # noqa: NPY002
+    assert isinstance(words, np.ndarray)
+    states: dict[str, object] = {"random": random.getstate(), "numpy.random": (words.tobytes(), position)}
+    if "torch" in sys.modules:
+        states["torch"] = sys.modules["torch"].get_rng_state().numpy().tobytes()
+    return states
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Run a test on one torch thread; fail it if it drew from a global generator, which other tests would move."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+    before = _global_generators()
+    result = yield
+    drawn = [name for name, state in _global_generators().items() if name in before and before[name] != state]
+    if drawn:
+        pytest.fail(f"the test drew from the global generator of {', '.join(drawn)}", pytrace=False)
+    return result
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The checkout that the tests belong to."""
+    return Path(__file__).parent.parent
+
+
+@pytest.fixture
+def toy_project(tmp_path: Path) -> Path:
+    """A folder with the tiny params.yaml of tests/toy: enough for stages that are called in process."""
+    return make_project(tmp_path / "project")
