@@ -12,6 +12,8 @@ from anosynth.sources.procedural.noise import per_cell, spectral, worley
 from anosynth.sources.procedural.surface import Color, Surface, lay, linear, paint
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from anosynth.sources.procedural.canvas import Canvas
 
 
@@ -97,17 +99,9 @@ class Tile:
 def tile(material: Tile, canvas: Canvas, *, name: str) -> Surface:
     """Build the tiled wall; `name` addresses its randomness on the canvas."""
     x, y = canvas.grid()
-    along, across = rotate(x, y, material.angle_deg)
-    u, v = along * material.pitch + material.phase_x + 8.0, across * material.pitch + material.phase_y + 8.0
-    column, row = np.floor(u).astype(np.int64), np.floor(v).astype(np.int64)
-    key = (row & 15) * 16 + (column & 15)
+    layout = _layout(material, canvas)
     own = canvas.rng(name, "tiles").uniform(-1.0, 1.0, (3, 256))
-    local_u, local_v = u - column - 0.5, v - row - 0.5
-    inside_u = (0.5 - np.abs(local_u)) / material.pitch - 0.5 * material.gap
-    inside_v = (0.5 - np.abs(local_v)) / material.pitch - 0.5 * material.gap
-    rounding = material.bevel
-    corner = np.hypot(np.maximum(rounding - inside_u, 0.0), np.maximum(rounding - inside_v, 0.0))
-    inside = np.where((inside_u < rounding) & (inside_v < rounding), rounding - corner, np.minimum(inside_u, inside_v))
+    inside, rounding = layout.inside, material.bevel
 
     slow = spectral(canvas.rng(name, "slow"), canvas, exponent=1.7, low=0.8, high=5.0)
     cloud = spectral(canvas.rng(name, "cloud"), canvas, exponent=1.3, low=1.5, high=50.0)
@@ -116,12 +110,16 @@ def tile(material: Tile, canvas: Canvas, *, name: str) -> Surface:
     drawn = per_cell(canvas.rng(name, "drawn"), grain)
     speck = np.where(drawn < 1.6 * material.specks, smoothstep(0.55, 0.25, grain.nearest), 0.0)
     veins = np.clip(material.clouds * (0.35 + 0.30 * cloud + 0.05 * fine) + 0.75 * speck, 0.0, 1.0)
-    glaze = paint(linear(material.color), linear(material.vein), veins) * (1.0 + 0.05 * own[0][key])[:, :, None]
+    glaze = paint(linear(material.color), linear(material.vein), veins) * (1.0 + 0.05 * own[0][layout.key])[:, :, None]
     edge = smoothstep(0.0, rounding, inside)
     height = (
         0.9 * rounding * (np.sqrt(np.clip(1.0 - (1.0 - np.clip(inside / rounding, 0.0, 1.0)) ** 2, 0.0, 1.0)) - 1.0)
     )
-    height = height + material.waviness * slow + material.tilt * (own[1][key] * local_u + own[2][key] * local_v)
+    height = (
+        height
+        + material.waviness * slow
+        + material.tilt * (own[1][layout.key] * layout.u + own[2][layout.key] * layout.v)
+    )
     face = Surface(
         height,
         np.clip(glaze * (0.9 + 0.1 * edge)[:, :, None], 0.0, 1.0),
@@ -136,3 +134,32 @@ def tile(material: Tile, canvas: Canvas, *, name: str) -> Surface:
         np.zeros_like(height),
     )
     return lay(face, joint, cover=smoothstep(-0.002, 0.002, inside))
+
+
+def tile_inside(material: Tile, canvas: Canvas) -> NDArray[np.float64]:
+    """Distance of every point to the nearest edge of its tile, positive on the tile, [N, N], picture sides."""
+    return _layout(material, canvas).inside
+
+
+@dataclass(frozen=True, eq=False)
+class _Layout:
+    """Number of each point's tile in [0, 256), place in it in [-0.5, 0.5] and distance to its edge, each [N, N]."""
+
+    key: NDArray[np.int64]
+    u: NDArray[np.float64]
+    v: NDArray[np.float64]
+    inside: NDArray[np.float64]
+
+
+def _layout(material: Tile, canvas: Canvas) -> _Layout:
+    along, across = rotate(*canvas.grid(), material.angle_deg)
+    u, v = along * material.pitch + material.phase_x + 8.0, across * material.pitch + material.phase_y + 8.0
+    column, row = np.floor(u).astype(np.int64), np.floor(v).astype(np.int64)
+    local_u, local_v = u - column - 0.5, v - row - 0.5
+    inside_u = (0.5 - np.abs(local_u)) / material.pitch - 0.5 * material.gap
+    inside_v = (0.5 - np.abs(local_v)) / material.pitch - 0.5 * material.gap
+    rounding = material.bevel
+    corner = np.hypot(np.maximum(rounding - inside_u, 0.0), np.maximum(rounding - inside_v, 0.0))
+    near_corner = (inside_u < rounding) & (inside_v < rounding)
+    inside = np.where(near_corner, rounding - corner, np.minimum(inside_u, inside_v))
+    return _Layout((row & 15) * 16 + (column & 15), local_u, local_v, inside)

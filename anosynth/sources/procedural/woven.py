@@ -47,8 +47,24 @@ class Weave:
     angle_deg: float
 
 
-def weave(material: Weave, canvas: Canvas, *, name: str) -> Surface:
-    """Build the cloth; `name` addresses its randomness on the canvas."""
+@dataclass(frozen=True)
+class LostYarn:
+    """Warp yarns missing over a part of their length.
+
+    Attributes:
+        x, y: middle of the gap, in picture sides.
+        length: of the gap, in picture sides.
+        count: adjacent yarns missing.
+    """
+
+    x: float
+    y: float
+    length: float
+    count: int
+
+
+def weave(material: Weave, canvas: Canvas, *, name: str, lost: LostYarn | None = None) -> Surface:
+    """Build the cloth; `name` addresses its randomness on the canvas, `lost` leaves yarns out of the same cloth."""
     along, across = rotate(*canvas.grid(), material.angle_deg)
     drift = [spectral(canvas.rng(name, "drift", axis), canvas, exponent=1.4, low=0.7, high=12.0) for axis in ("x", "y")]
     fuzz = spectral(canvas.rng(name, "fuzz"), canvas, exponent=0.3, low=1.2 * material.yarns, high=5.0 * material.yarns)
@@ -56,6 +72,8 @@ def weave(material: Weave, canvas: Canvas, *, name: str) -> Surface:
     v = (across + 0.5) * material.yarns + material.wander * drift[1] + 64.0
     warp = _yarns(material, canvas, (name, "warp"), u, v, phase=0.0)
     weft = _yarns(material, canvas, (name, "weft"), v, u, phase=float(material.float_yarns))
+    if lost is not None:
+        warp = _without(warp, material, lost, u, v)
     top = warp.height >= weft.height
     pitch = 1.0 / material.yarns
     height = np.where(top, warp.height, weft.height)
@@ -72,6 +90,17 @@ def weave(material: Weave, canvas: Canvas, *, name: str) -> Surface:
 class _Yarns:
     height: NDArray[np.float64]
     shade: NDArray[np.float64]
+
+
+def _without(warp: _Yarns, material: Weave, lost: LostYarn, u: NDArray[np.float64], v: NDArray[np.float64]) -> _Yarns:
+    along, across = rotate(np.array(lost.x), np.array(lost.y), material.angle_deg)
+    first = np.floor((float(along) + 0.5) * material.yarns + 64.0)
+    middle = (float(across) + 0.5) * material.yarns + 64.0
+    number = np.floor(u)
+    gone = (number >= first) & (number < first + lost.count)
+    ends = 0.5 * lost.length * material.yarns + 0.6 * np.sin(7.0 * number)
+    gone &= np.abs(v - middle) < ends
+    return _Yarns(np.where(gone, -1.2, warp.height), np.where(gone, 0.35, warp.shade))
 
 
 def _yarns(

@@ -1,0 +1,381 @@
+"""The demo categories: which materials, poses, lights and defects they are made of, each value with its range.
+
+Everything a demo picture can be is in the tables of this module, so that a training corpus can stay away from it:
+`MATERIALS[category].holds(material)` says whether a material could be a demo category's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from anosynth.sources.procedural.defects import Chip, Crack, Defect, Dent, Hole, Scratch, Stain
+from anosynth.sources.procedural.leather import Leather
+from anosynth.sources.procedural.materials import Material
+from anosynth.sources.procedural.metals import BrushedMetal, CastMetal, TurnedMetal
+from anosynth.sources.procedural.mineral import Coating, Tile
+from anosynth.sources.procedural.parts import Pose, Tablet, Washer
+from anosynth.sources.procedural.ranges import Always, Between, Near, Ranges, Recipe, Whole
+from anosynth.sources.procedural.shading import Camera, Light
+from anosynth.sources.procedural.wood import Wood
+from anosynth.sources.procedural.woven import LostYarn, Weave
+
+# What a caption calls the category.
+NAMES: Mapping[str, str] = {
+    "cast_metal": "cast metal surface",
+    "brushed_metal": "brushed steel sheet",
+    "wood": "wooden board",
+    "fabric": "woven fabric",
+    "leather": "brown leather",
+    "tile": "ceramic tile",
+    "washer": "steel washer",
+    "pill": "white pill",
+}
+
+MATERIALS: Mapping[str, Recipe[Material]] = {
+    "cast_metal": Recipe(
+        CastMetal,
+        {
+            "color": Near((0.53, 0.53, 0.52), 0.03),
+            "grain": Between(38.0, 46.0),
+            "relief": Between(0.0020, 0.0028),
+            "rolling": Between(0.0008, 0.0025),
+            "pitting": Between(0.004, 0.02),
+            "mottle": Between(0.5, 0.8),
+            "roughness": Between(0.50, 0.58),
+            "bare": Between(0.5, 0.7),
+        },
+    ),
+    "brushed_metal": Recipe(
+        BrushedMetal,
+        {
+            "color": Near((0.72, 0.72, 0.71), 0.02),
+            "grooves": Between(85.0, 110.0),
+            "stretch": Between(45.0, 80.0),
+            "relief": Between(0.00025, 0.00045),
+            "streaks": Between(0.6, 1.0),
+            "bow": Between(0.0004, 0.0015),
+            "roughness": Between(0.32, 0.38),
+            "angle_deg": Between(-3.0, 3.0),
+        },
+    ),
+    "wood": Recipe(
+        Wood,
+        {
+            "early": Near((0.70, 0.51, 0.33), 0.02),
+            "late": Near((0.42, 0.25, 0.13), 0.02),
+            "rings": Between(11.0, 17.0),
+            "pith_x": Between(-0.5, 0.5),
+            "pith_depth": Between(0.2, 0.9),
+            "tilt": Between(-0.35, 0.35),
+            "waviness": Between(0.25, 0.6),
+            "pores": Between(0.5, 0.8),
+            "relief": Between(0.0004, 0.0008),
+            "gloss": Between(0.3, 0.5),
+            "angle_deg": Between(86.0, 94.0),
+        },
+    ),
+    "fabric": Recipe(
+        Weave,
+        {
+            "warp": Near((0.40, 0.43, 0.47), 0.015),
+            "weft": Near((0.60, 0.60, 0.57), 0.015),
+            "yarns": Between(20.0, 23.0),
+            "float_yarns": Whole(2, 2),
+            "thickness": Between(0.92, 1.0),
+            "relief": Between(0.38, 0.48),
+            "unevenness": Between(0.5, 0.8),
+            "wander": Between(0.15, 0.35),
+            "twist": Between(0.4, 0.7),
+            "fuzz": Between(0.4, 0.8),
+            "angle_deg": Between(-5.0, 5.0),
+        },
+    ),
+    "leather": Recipe(
+        Leather,
+        {
+            "color": Near((0.40, 0.26, 0.17), 0.02),
+            "pebbles": Between(20.0, 25.0),
+            "stretch": Between(1.05, 1.3),
+            "relief": Between(0.005, 0.0075),
+            "crease": Between(0.6, 0.8),
+            "folds": Between(0.004, 0.01),
+            "mottle": Between(0.5, 0.8),
+            "gloss": Between(0.45, 0.6),
+            "angle_deg": Between(0.0, 180.0),
+        },
+    ),
+    "tile": Recipe(
+        Tile,
+        {
+            "color": Near((0.74, 0.71, 0.66), 0.015),
+            "vein": Near((0.45, 0.41, 0.37), 0.02),
+            "clouds": Between(0.5, 0.8),
+            "specks": Between(0.06, 0.12),
+            "pitch": Between(1.45, 1.6),
+            "gap": Between(0.022, 0.028),
+            "grout": Near((0.50, 0.49, 0.47), 0.02),
+            "bevel": Between(0.014, 0.020),
+            "tilt": Between(0.0, 0.004),
+            "waviness": Between(0.0004, 0.0012),
+            "gloss": Between(0.75, 0.9),
+            "phase_x": Between(0.0, 1.0),
+            "phase_y": Between(0.0, 1.0),
+            "angle_deg": Between(-2.5, 2.5),
+        },
+    ),
+    "washer": Recipe(
+        TurnedMetal,
+        {
+            "color": Near((0.68, 0.68, 0.68), 0.02),
+            "marks": Between(80.0, 100.0),
+            "relief": Between(0.0003, 0.0005),
+            "wear": Between(0.6, 1.0),
+            "roughness": Between(0.38, 0.46),
+            "center_x": Between(0.0, 0.0),
+            "center_y": Between(0.0, 0.0),
+        },
+    ),
+    "pill": Recipe(
+        Coating,
+        {
+            "color": Near((0.86, 0.85, 0.82), 0.012),
+            "fleck": Near((0.68, 0.36, 0.28), 0.03),
+            "flecks": Between(0.05, 0.09),
+            "fleck_scale": Between(52.0, 62.0),
+            "peel": Between(0.0006, 0.0012),
+            "peel_scale": Between(50.0, 70.0),
+            "mottle": Between(0.3, 0.6),
+            "roughness": Between(0.55, 0.65),
+        },
+    ),
+}
+
+# Objects lie on a ground; the other categories fill the picture.
+GROUNDS: Mapping[str, Recipe[Material]] = {
+    "washer": Recipe(
+        Coating,
+        {
+            "color": Near((0.21, 0.22, 0.24), 0.015),
+            "fleck": Near((0.30, 0.30, 0.31), 0.02),
+            "flecks": Between(0.02, 0.05),
+            "fleck_scale": Between(58.0, 63.0),
+            "peel": Between(0.0010, 0.0016),
+            "peel_scale": Between(50.0, 80.0),
+            "mottle": Between(0.8, 1.2),
+            "roughness": Between(0.75, 0.85),
+        },
+    ),
+    "pill": Recipe(
+        Coating,
+        {
+            "color": Near((0.13, 0.16, 0.20), 0.012),
+            "fleck": Near((0.20, 0.22, 0.25), 0.02),
+            "flecks": Between(0.01, 0.04),
+            "fleck_scale": Between(55.0, 63.0),
+            "peel": Between(0.0006, 0.0010),
+            "peel_scale": Between(60.0, 90.0),
+            "mottle": Between(0.8, 1.2),
+            "roughness": Between(0.8, 0.9),
+        },
+    ),
+}
+
+SHAPES: Mapping[str, Recipe[Washer | Tablet]] = {
+    "washer": Recipe(
+        Washer,
+        {
+            "outer": Between(0.375, 0.395),
+            "inner": Between(0.185, 0.195),
+            "edge": Between(0.016, 0.020),
+            "thickness": Between(0.05, 0.06),
+            "stamp": Always("12"),
+            "stamp_height": Between(0.10, 0.11),
+            "stamp_depth": Between(0.006, 0.008),
+        },
+    ),
+    "pill": Recipe(
+        Tablet,
+        {
+            "length": Between(0.76, 0.80),
+            "width": Between(0.43, 0.46),
+            "thickness": Between(0.06, 0.07),
+            "dome": Between(0.055, 0.065),
+            "squareness": Between(2.3, 2.4),
+            "stamp": Always("25"),
+            "stamp_height": Between(0.13, 0.14),
+            "stamp_depth": Between(0.007, 0.009),
+            "groove": Between(0.009, 0.012),
+        },
+    ),
+}
+
+POSE: Recipe[Pose] = Recipe(
+    Pose, {"x": Between(-0.035, 0.035), "y": Between(-0.035, 0.035), "angle_deg": Between(0.0, 360.0)}
+)
+
+_LIGHT: Ranges = {
+    "azimuth_deg": Between(-150.0, -30.0),
+    "elevation_deg": Between(38.0, 52.0),
+    "distance": Between(2.4, 3.6),
+    "softness": Between(0.10, 0.2),
+    "key": Between(0.92, 1.08),
+    "fill": Between(0.30, 0.40),
+    "glow": Between(0.4, 0.6),
+    "warmth": Between(-0.1, 0.25),
+}
+_LIGHTS: Mapping[str, Ranges] = {
+    "cast_metal": {**_LIGHT, "elevation_deg": Between(30.0, 45.0)},
+    "brushed_metal": {**_LIGHT, "azimuth_deg": Between(-120.0, -60.0), "elevation_deg": Between(50.0, 62.0)},
+    "wood": _LIGHT,
+    "fabric": _LIGHT,
+    "leather": {**_LIGHT, "elevation_deg": Between(35.0, 48.0), "glow": Between(0.5, 0.8)},
+    "tile": {**_LIGHT, "elevation_deg": Between(40.0, 60.0)},
+    "washer": {**_LIGHT, "elevation_deg": Between(40.0, 58.0)},
+    "pill": {**_LIGHT, "elevation_deg": Between(40.0, 52.0)},
+}
+
+LIGHTS: Mapping[str, Recipe[Light]] = {category: Recipe(Light, ranges) for category, ranges in _LIGHTS.items()}
+
+CAMERA: Recipe[Camera] = Recipe(
+    Camera,
+    {
+        "exposure": Between(0.95, 1.08),
+        "blur_px": Between(0.35, 0.6),
+        "noise": Between(1.0, 2.0),
+        "vignetting": Between(0.05, 0.18),
+        "contrast": Between(0.25, 0.4),
+        "saturation": Between(0.9, 1.0),
+    },
+)
+
+_SCRATCH: Ranges = {
+    "length": Between(0.28, 0.55),
+    "width": Between(0.012, 0.018),
+    "depth": Between(0.004, 0.008),
+    "bend": Between(-0.12, 0.12),
+    "tone": Between(0.35, 0.6),
+    "finish": Between(-0.1, 0.1),
+    "twins": Whole(1, 2),
+}
+_CRACK: Ranges = {
+    "length": Between(0.4, 0.7),
+    "width": Between(0.011, 0.016),
+    "depth": Between(0.012, 0.02),
+    "jag": Between(0.10, 0.2),
+    "branches": Whole(1, 3),
+    "dark": Between(0.8, 0.92),
+}
+_DENT: Ranges = {
+    "radius": Between(0.05, 0.10),
+    "aspect": Between(1.0, 1.5),
+    "depth": Between(0.018, 0.03),
+    "rim": Between(0.05, 0.15),
+    "scuff": Between(-0.08, 0.02),
+}
+_STAIN: Ranges = {
+    "radius": Between(0.06, 0.12),
+    "aspect": Between(1.0, 1.7),
+    "raggedness": Between(0.4, 0.9),
+    "color": Near((0.32, 0.22, 0.13), 0.04),
+    "strength": Between(0.55, 0.8),
+    "ring": Between(0.1, 0.25),
+    "finish": Between(0.4, 0.7),
+    "soak": Between(0.4, 0.8),
+}
+_HOLE: Ranges = {
+    "radius": Between(0.035, 0.06),
+    "aspect": Between(1.0, 1.3),
+    "raggedness": Between(0.3, 0.6),
+    "depth": Between(0.05, 0.08),
+    "burr": Between(0.002, 0.005),
+    "color": Near((0.10, 0.09, 0.09), 0.02),
+}
+_CHIP: Ranges = {
+    "radius": Between(0.07, 0.12),
+    "aspect": Between(1.0, 1.6),
+    "raggedness": Between(0.5, 0.9),
+    "depth": Between(0.03, 0.05),
+    "core": Near((0.62, 0.45, 0.34), 0.03),
+    "roughness": Between(0.9, 1.0),
+    "metal": Between(0.0, 0.0),
+}
+
+DEFECTS: Mapping[str, Mapping[str, Recipe[Defect | LostYarn]]] = {
+    "cast_metal": {
+        "scratch": Recipe(Scratch, {**_SCRATCH, "tone": Between(0.35, 0.55), "finish": Between(-0.25, -0.1)}),
+        "crack": Recipe(Crack, _CRACK),
+        "dent": Recipe(Dent, {**_DENT, "scuff": Between(-0.2, -0.1)}),
+        "stain": Recipe(Stain, {**_STAIN, "color": Near((0.42, 0.22, 0.10), 0.04)}),
+        "hole": Recipe(Hole, {**_HOLE, "raggedness": Between(0.4, 0.8)}),
+    },
+    "brushed_metal": {
+        "scratch": Recipe(Scratch, {**_SCRATCH, "tone": Between(-0.6, -0.35), "width": Between(0.010, 0.015)}),
+        "dent": Recipe(Dent, {**_DENT, "depth": Between(0.008, 0.016)}),
+        "stain": Recipe(Stain, {**_STAIN, "strength": Between(0.35, 0.6), "raggedness": Between(0.3, 0.6)}),
+        "hole": Recipe(Hole, {**_HOLE, "raggedness": Between(0.05, 0.2), "burr": Between(0.003, 0.006)}),
+    },
+    "wood": {
+        "scratch": Recipe(Scratch, {**_SCRATCH, "tone": Between(0.25, 0.45), "finish": Between(0.1, 0.3)}),
+        "crack": Recipe(Crack, {**_CRACK, "jag": Between(0.03, 0.07), "branches": Whole(0, 2)}),
+        "dent": Recipe(Dent, _DENT),
+        "stain": Recipe(Stain, {**_STAIN, "color": Near((0.17, 0.12, 0.10), 0.03)}),
+        "hole": Recipe(Hole, {**_HOLE, "radius": Between(0.03, 0.05), "raggedness": Between(0.1, 0.4)}),
+    },
+    "fabric": {
+        "stain": Recipe(Stain, {**_STAIN, "raggedness": Between(0.6, 1.0), "soak": Between(0.0, 0.1)}),
+        "hole": Recipe(Hole, {**_HOLE, "raggedness": Between(0.7, 1.0), "burr": Between(0.003, 0.008)}),
+        "missing": Recipe(
+            LostYarn,
+            {
+                "x": Between(-0.38, 0.38),
+                "y": Between(-0.25, 0.25),
+                "length": Between(0.3, 0.7),
+                "count": Whole(1, 2),
+            },
+        ),
+    },
+    "leather": {
+        "scratch": Recipe(Scratch, {**_SCRATCH, "tone": Between(0.25, 0.45), "finish": Between(0.1, 0.3)}),
+        "crack": Recipe(Crack, _CRACK),
+        "dent": Recipe(Dent, {**_DENT, "depth": Between(0.02, 0.035)}),
+        "stain": Recipe(Stain, {**_STAIN, "color": Near((0.12, 0.14, 0.22), 0.03)}),
+        "hole": Recipe(Hole, {**_HOLE, "raggedness": Between(0.2, 0.6)}),
+    },
+    "tile": {
+        "scratch": Recipe(Scratch, {**_SCRATCH, "tone": Between(-0.6, -0.4), "finish": Between(0.4, 0.6)}),
+        "crack": Recipe(Crack, {**_CRACK, "depth": Between(0.004, 0.008), "branches": Whole(0, 2)}),
+        "stain": Recipe(Stain, {**_STAIN, "color": Near((0.40, 0.26, 0.10), 0.04)}),
+        "missing": Recipe(Chip, _CHIP),
+    },
+    "washer": {
+        "scratch": Recipe(Scratch, {**_SCRATCH, "tone": Between(-0.65, -0.4), "length": Between(0.22, 0.4)}),
+        "crack": Recipe(Crack, {**_CRACK, "length": Between(0.2, 0.32), "branches": Whole(0, 1)}),
+        "dent": Recipe(Dent, {**_DENT, "radius": Between(0.04, 0.07), "depth": Between(0.010, 0.018)}),
+        "stain": Recipe(Stain, {**_STAIN, "color": Near((0.45, 0.22, 0.09), 0.04)}),
+        "missing": Recipe(
+            Chip,
+            {**_CHIP, "depth": Between(0.12, 0.2), "core": Near((0.45, 0.45, 0.45), 0.03), "metal": Between(0.8, 1.0)},
+        ),
+    },
+    "pill": {
+        "scratch": Recipe(Scratch, {**_SCRATCH, "tone": Between(-0.5, -0.3), "length": Between(0.2, 0.4)}),
+        "crack": Recipe(Crack, {**_CRACK, "length": Between(0.25, 0.42)}),
+        "stain": Recipe(Stain, {**_STAIN, "color": Near((0.72, 0.55, 0.20), 0.04), "radius": Between(0.05, 0.09)}),
+        "hole": Recipe(Hole, {**_HOLE, "color": Near((0.35, 0.33, 0.30), 0.03), "depth": Between(0.03, 0.05)}),
+        "missing": Recipe(Chip, {**_CHIP, "depth": Between(0.08, 0.14), "core": Near((0.80, 0.78, 0.74), 0.02)}),
+    },
+}
+
+# Directions of defects [degrees]; any direction where none is given, radial means away from the object's middle.
+HEADINGS: Mapping[tuple[str, str], Between] = {("wood", "crack"): Between(84.0, 96.0)}
+RADIAL: frozenset[tuple[str, str]] = frozenset({("washer", "crack")})
+
+# How a caption says a defect, where "a <defect>" would not do.
+PHRASES: Mapping[tuple[str, str], str] = {
+    ("fabric", "missing"): "missing yarns",
+    ("tile", "missing"): "a chipped edge",
+    ("washer", "missing"): "a missing piece",
+    ("pill", "missing"): "a missing piece",
+}
+
+CATEGORIES: tuple[str, ...] = tuple(NAMES)
