@@ -19,7 +19,7 @@ from anosynth.shards.folder import Folder, room_for
 from anosynth.shards.manifest import ShardInfo, read_manifest
 from anosynth.shards.plan import fingerprint_of, job_from_json
 from anosynth.shards.rows import Row, decode_row
-from anosynth.shards.schema import IMAGE_COLUMNS, SCHEMA, SCHEMA_VERSION, huggingface_metadata
+from anosynth.shards.schema import IMAGE_COLUMNS, REQUIRED_COLUMNS, SCHEMA, SCHEMA_VERSION, huggingface_metadata
 from anosynth.shards.write import JOB_KEY, VERSION_KEY
 
 if TYPE_CHECKING:
@@ -27,13 +27,12 @@ if TYPE_CHECKING:
 
 VERDICT_SCHEMA = pa.schema(
     [
-        pa.field("sample_id", pa.string(), nullable=False),
-        pa.field("accepted", pa.bool_(), nullable=False),
-        pa.field("reason", pa.string(), nullable=False),
+        pa.field("sample_id", pa.string()),
+        pa.field("accepted", pa.bool_()),
+        pa.field("reason", pa.string()),
         pa.field(
             "measures",
             pa.list_(pa.struct([pa.field("name", pa.string()), pa.field("value", pa.float64())])),
-            nullable=False,
         ),
     ]
 )
@@ -266,6 +265,11 @@ def _verify_shard(reader: ShardReader, shard: int, seen: set[str]) -> list[str]:
     for group in range(file.num_row_groups):
         for row in reader.read(shard, file, group, SCHEMA.names).to_pylist():
             name = row["sample_id"]
+            empty = [column for column in REQUIRED_COLUMNS if row[column] is None]
+            if empty:
+                problems.append(f"{where}: {name}: {', '.join(empty)} must not be null; run: {manifest.remake}")
+                next(specs)
+                continue
             if name in seen:
                 problems.append(f"{where}: {name} stands twice")
             seen.add(name)

@@ -21,28 +21,35 @@ _FILE = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())
 
 SCHEMA = pa.schema(
     [
-        pa.field("sample_id", pa.string(), nullable=False),
-        pa.field("label", pa.int64(), nullable=False),
-        pa.field("category", _NAME, nullable=False),
+        pa.field("sample_id", pa.string()),
+        pa.field("label", pa.int64()),
+        pa.field("category", _NAME),
         pa.field("defect", _NAME),
-        pa.field("method", _NAME, nullable=False),
-        pa.field("seed", pa.int64(), nullable=False),
-        pa.field("attempt", pa.int64(), nullable=False),
+        pa.field("method", _NAME),
+        pa.field("seed", pa.int64()),
+        pa.field("attempt", pa.int64()),
         pa.field("prompt", pa.string()),
         pa.field("parent_id", pa.string()),
-        pa.field("shot_ids", pa.list_(pa.string()), nullable=False),
+        pa.field("shot_ids", pa.list_(pa.string())),
         pa.field("backbone", pa.string()),
         pa.field("adapter", pa.string()),
         pa.field("plan", pa.string()),
-        pa.field("mask_area", pa.float32(), nullable=False),
-        pa.field("mask_confidence", pa.float32(), nullable=False),
-        pa.field("height", pa.int32(), nullable=False),
-        pa.field("width", pa.int32(), nullable=False),
-        pa.field("licence", pa.string(), nullable=False),
-        pa.field("image", _FILE, nullable=False),
+        pa.field("mask_area", pa.float32()),
+        pa.field("mask_confidence", pa.float32()),
+        pa.field("height", pa.int32()),
+        pa.field("width", pa.int32()),
+        pa.field("licence", pa.string()),
+        pa.field("image", _FILE),
         pa.field("part", _FILE),
         pa.field("mask", _FILE),
     ]
+)
+# Fields are nullable in the file, because `datasets` types a column by its metadata only if the Arrow field is plain;
+# that these hold no null is checked by `encode_row`'s types and by `verify_folder`.
+REQUIRED_COLUMNS = tuple(
+    name
+    for name in SCHEMA.names
+    if name not in {"defect", "prompt", "parent_id", "backbone", "adapter", "part", "mask"}
 )
 METADATA_COLUMNS = tuple(name for name in SCHEMA.names if name not in IMAGE_COLUMNS)
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import textwrap
@@ -328,7 +327,7 @@ def test_store_and_pool_share_one_copy_on_disk(tmp_path: Path) -> None:
     store, jobs = _sealed(tmp_path, 8)
     for job in jobs:
         sealed = tmp_path / "pool" / f"pairs-{job.shard:05d}.parquet"
-        assert os.path.samefile(sealed, tmp_path / "store" / store.record(job).data)
+        assert sealed.samefile(tmp_path / "store" / store.record(job).data)
 
 
 def test_sealing_again_writes_the_same_bytes(tmp_path: Path) -> None:
