@@ -1,0 +1,309 @@
+"""Two branches on one frozen U-Net: a LoRA for each, and an exchange after every attention layer (DualAnoDiff).
+
+Jin et al., CVPR 2025, sections 3.1 and 3.2. Branch 0 draws the whole image, branch 1 the anomaly part; both are one
+batch, branch-major: [all of branch 0 | all of branch 1], samples in the same order. Guidance stays inside a branch:
+[whole without text, whole with text | part without text, part with text].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from anosynth.diffusion.interaction import NUM_BRANCHES, FoldedInteraction, Interaction
+from anosynth.errors import BackboneError
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+    from diffusers.models.attention_processor import Attention, AttnProcessor
+
+PROJECTIONS = ("q", "k", "v", "out")
+
+
+@dataclass(frozen=True)
+class DualShape:
+    """Size of a subject's dual adapter.
+
+    Attributes:
+        mode: "paper": the exchange has the layer's full width and starts at random (124 M parameters on SD 1.5).
+            "default": a bottleneck of width `inner` with zero-initialised output.
+        rank: of each branch's LoRA.
+        alpha: LoRA scale is alpha / rank. The published code has none, which is alpha = rank.
+        inner: bottleneck width of mode "default"; ignored by "paper".
+    """
+
+    mode: Literal["paper", "default"]
+    rank: int
+    alpha: float
+    inner: int
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or self.inner < 1 or self.alpha <= 0:
+            raise ValueError(f"rank {self.rank}, inner {self.inner} and alpha {self.alpha} must be positive")
+
+    @property
+    def scale(self) -> float:
+        """Factor of the low-rank update."""
+        return self.alpha / self.rank
+
+
+class BranchLoRA(nn.Module):
+    """One low-rank update per branch of one frozen linear map: y_f = W x_f + scale * B_f A_f x_f.
+
+    Both branches are one grouped matrix product, so the cost in launches is that of a single LoRA.
+    A starts as N(0, 1/rank^2), B at zero (as in the published code).
+    """
+
+    def __init__(self, fan_in: int, fan_out: int, shape: DualShape, generator: torch.Generator) -> None:
+        """Create the update for a map from `fan_in` to `fan_out` channels."""
+        super().__init__()
+        self.scale = shape.scale
+        down = torch.randn(NUM_BRANCHES, shape.rank, fan_in, generator=generator) / shape.rank
+        self.down = nn.Parameter(down)
+        self.up = nn.Parameter(torch.zeros(NUM_BRANCHES, fan_out, shape.rank))
+
+    def forward(self, features: Tensor, mapped: Tensor) -> Tensor:
+        """Add the update.
+
+        Args:
+            features: input of the frozen map, [2 B, n, fan_in], branch-major.
+            mapped: its output, [2 B, n, fan_out].
+        """
+        low = torch.bmm(_grouped(features), self.down.transpose(1, 2))
+        total = torch.baddbmm(_grouped(mapped), low, self.up.transpose(1, 2), alpha=self.scale)
+        return total.view_as(mapped)
+
+    def merged(self, base: nn.Linear) -> Tensor:
+        """W + scale * B_f A_f for both branches, [2, fan_out, fan_in], summed in float64 and cast last."""
+        update = torch.bmm(self.up.double(), self.down.double()) * self.scale
+        return (base.weight.double() + update).to(base.weight.dtype).detach()
+
+
+class DualAttention(nn.Module):
+    """What is trained beside one attention layer: four branch LoRAs and the exchange."""
+
+    lora: nn.ModuleDict
+    interaction: Interaction
+
+    def __init__(self, attention: Attention, shape: DualShape, generator: torch.Generator) -> None:
+        """Size the parts after the frozen layer `attention`."""
+        super().__init__()
+        width = _bases(attention)[-1][1].out_features
+        self.lora = nn.ModuleDict(
+            {
+                name: BranchLoRA(base.in_features, base.out_features, shape, generator)
+                for name, base in _bases(attention)
+            }
+        )
+        paper = shape.mode == "paper"
+        inner = width if paper else min(shape.inner, width)
+        self.interaction = Interaction(width, inner, zero_output=not paper, generator=generator)
+
+
+class DualAdapter(nn.Module):
+    """All trainable parts of one subject, by the names of the U-Net's attention layers."""
+
+    def __init__(self, unet: UNet2DConditionModel, shape: DualShape, *, generator: torch.Generator) -> None:
+        """Create an adapter for the attention layers of `unet`; the U-Net itself is only looked at.
+
+        Args:
+            unet: any U-Net in Stable Diffusion 1.x topology.
+            shape: sizes.
+            generator: CPU generator of the initial weights.
+
+        Raises:
+            BackboneError: if an attention layer is not a plain one.
+        """
+        super().__init__()
+        self.shape = shape
+        layers = attention_layers(unet)
+        self.names = tuple(layers)
+        self.parts = nn.ModuleList([DualAttention(layer, shape, generator) for layer in layers.values()])
+
+    def by_name(self) -> dict[str, DualAttention]:
+        """The parts by layer name, in the U-Net's order."""
+        return {
+            name: part for name, part in zip(self.names, self.parts, strict=True) if isinstance(part, DualAttention)
+        }
+
+
+def attention_layers(unet: UNet2DConditionModel) -> dict[str, Attention]:
+    """Return the U-Net's attention layers by name, self- and cross-attention alike, in their order.
+
+    Raises:
+        BackboneError: if there is none, or one has normalisation or residuals of its own (another topology).
+    """
+    from diffusers.models.attention_processor import Attention
+
+    layers = {name: module for name, module in _modules(unet) if isinstance(module, Attention)}
+    if not layers:
+        raise BackboneError("the U-Net has no attention layers; a backbone in Stable Diffusion 1.x topology is needed")
+    for name, layer in layers.items():
+        own = (layer.group_norm, layer.spatial_norm, layer.norm_q, layer.norm_k, layer.norm_cross)
+        if any(part is not None and part is not False for part in own) or layer.residual_connection:
+            raise BackboneError(
+                f"the U-Net's layer {name} is not a plain attention layer; "
+                "dual branches need a backbone in Stable Diffusion 1.x topology"
+            )
+    return layers
+
+
+def attach(unet: UNet2DConditionModel, adapter: DualAdapter) -> None:
+    """Make the U-Net run two branches with `adapter`, in the form that can be trained.
+
+    The batch must be branch-major afterwards. `detach` undoes it; the U-Net's weights are never changed.
+    """
+    _install(unet, {name: TrainableProcessor(part) for name, part in _fitting(unet, adapter).items()})
+
+
+def attach_merged(unet: UNet2DConditionModel, adapter: DualAdapter) -> None:
+    """Make the U-Net run two branches with `adapter`, merged and folded: the form that samples.
+
+    Per layer the four LoRAs become stacked weights (one product for both branches, no extra cost), the exchange
+    becomes `FoldedInteraction`, and keys and values of the prompts are computed once per set of prompts.
+    Later changes of `adapter` are not followed.
+    """
+    layers = attention_layers(unet)
+    parts = _fitting(unet, adapter)
+    _install(unet, {name: MergedProcessor(layers[name], part) for name, part in parts.items()})
+
+
+def detach(unet: UNet2DConditionModel) -> None:
+    """Give the U-Net its own attention back."""
+    from diffusers.models.attention_processor import AttnProcessor2_0
+
+    _install(unet, {name: AttnProcessor2_0() for name in attention_layers(unet)})
+
+
+class TrainableProcessor:
+    """Attention of both branches with loose LoRAs and the unfolded exchange; gradients flow to the adapter."""
+
+    def __init__(self, part: DualAttention) -> None:
+        self.part = part
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+    ) -> Tensor:
+        """Diffusers' attention hook: [2 B, n, c] -> [2 B, n, c]."""
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        inputs = {"q": hidden_states, "k": context, "v": context}
+        bases = dict(_bases(attn))
+        q, k, v = (self.part.lora[name](x, bases[name](x)) for name, x in inputs.items())
+        mixed = _attend(attn, q, k, v, attention_mask)
+        exchanged: Tensor = self.part.interaction(self.part.lora["out"](mixed, bases["out"](mixed)))
+        return exchanged
+
+
+class MergedProcessor:
+    """Attention of both branches with stacked merged weights and the folded exchange; no gradients."""
+
+    def __init__(self, attn: Attention, part: DualAttention) -> None:
+        weights = {name: cast(BranchLoRA, part.lora[name]).merged(base) for name, base in _bases(attn)}
+        biases = {name: base.bias for name, base in _bases(attn)}
+        if any(biases[name] is not None for name in ("q", "k", "v")):
+            raise BackboneError("the U-Net's q, k, v maps have biases; a Stable Diffusion 1.x topology has none")
+        self.is_cross = attn.is_cross_attention
+        first, rest = (["q"], ["k", "v"]) if self.is_cross else (["q", "k", "v"], [])
+        self.from_hidden = torch.cat([weights[name] for name in first], dim=1).transpose(1, 2).contiguous()
+        self.from_context = (
+            torch.cat([weights[name] for name in rest], dim=1).transpose(1, 2).contiguous() if rest else None
+        )
+        self.to_out = weights["out"].transpose(1, 2).contiguous()
+        self.out_bias = biases["out"]
+        self.interaction = FoldedInteraction(part.interaction)
+        self._context: tuple[Tensor, int, tuple[Tensor, ...]] | None = None
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+    ) -> Tensor:
+        """Diffusers' attention hook: [2 B, n, c] -> [2 B, n, c]."""
+        if self.is_cross and encoder_hidden_states is not None:
+            (q,) = _product(hidden_states, self.from_hidden, parts=1)
+            k, v = self._keys_and_values(encoder_hidden_states)
+        else:
+            q, k, v = _product(hidden_states, self.from_hidden, parts=3)
+        mixed = _attend(attn, q, k, v, attention_mask)
+        (out,) = _product(mixed, self.to_out, parts=1)
+        return self.interaction(out if self.out_bias is None else out + self.out_bias)
+
+    def _keys_and_values(self, context: Tensor) -> tuple[Tensor, ...]:
+        """Keys and values of the prompts: computed once for as long as the very same tensor comes in."""
+        kept = self._context
+        if kept is None or kept[0] is not context or kept[1] != _version(context):
+            assert self.from_context is not None
+            kept = (context, _version(context), _product(context, self.from_context, parts=2))
+            self._context = kept
+        return kept[2]
+
+
+def _version(tensor: Tensor) -> int:
+    return -1 if tensor.is_inference() else tensor._version
+
+
+def _grouped(features: Tensor) -> Tensor:
+    """[2 B, n, c] -> [2, B n, c], a view when branch-major and contiguous."""
+    return features.reshape(NUM_BRANCHES, -1, features.shape[-1])
+
+
+def _product(features: Tensor, weights: Tensor, *, parts: int) -> tuple[Tensor, ...]:
+    """[2 B, n, a] by branch weights [2, a, parts * b] -> `parts` tensors [2 B, n, b]."""
+    out = torch.bmm(_grouped(features), weights).view(*features.shape[:-1], weights.shape[-1])
+    return out.chunk(parts, dim=-1)
+
+
+def _attend(attn: Attention, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Softmax attention over positions with the layer's heads: [2 B, n, c] from q [2 B, n, c] and k, v [2 B, m, c]."""
+    batch, positions = q.shape[0], k.shape[1]
+    if mask is not None:
+        mask = attn.prepare_attention_mask(mask, positions, batch)
+        mask = mask.view(batch, attn.heads, -1, mask.shape[-1])
+    split = (-1, attn.heads, q.shape[-1] // attn.heads)
+    q, k, v = (x.unflatten(1, (-1,)).view(batch, *split).transpose(1, 2) for x in (q, k, v))
+    mixed = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return mixed.transpose(1, 2).flatten(2)
+
+
+def _bases(attention: Attention) -> list[tuple[str, nn.Linear]]:
+    maps = (attention.to_q, attention.to_k, attention.to_v, attention.to_out[0])
+    return [(name, cast(nn.Linear, base)) for name, base in zip(PROJECTIONS, maps, strict=True)]
+
+
+def _modules(unet: UNet2DConditionModel) -> Iterator[tuple[str, nn.Module]]:
+    return cast(nn.Module, unet).named_modules()
+
+
+def _fitting(unet: UNet2DConditionModel, adapter: DualAdapter) -> dict[str, DualAttention]:
+    layers, parts = attention_layers(unet), adapter.by_name()
+    if list(layers) != list(parts):
+        strange = sorted(set(layers) ^ set(parts))
+        raise BackboneError(
+            f"the adapter was made for a U-Net with other attention layers ({len(parts)} against {len(layers)}, "
+            f"for example {strange[0] if strange else next(iter(layers))}); personalize it again on this backbone"
+        )
+    return parts
+
+
+def _install(unet: UNet2DConditionModel, processors: Mapping[str, Callable[..., Tensor]]) -> None:
+    for name, layer in attention_layers(unet).items():
+        layer.set_processor(cast("AttnProcessor", processors[name]))
+
+
+def num_parameters(adapter: DualAdapter) -> int:
+    """Trainable numbers of an adapter; times two is its size in half precision, in bytes."""
+    return sum(math.prod(parameter.shape) for parameter in adapter.parameters())
