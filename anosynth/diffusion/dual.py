@@ -19,8 +19,8 @@ from anosynth.diffusion.interaction import NUM_BRANCHES, FoldedInteraction, Inte
 from anosynth.errors import BackboneError
 
 if TYPE_CHECKING:
-    from diffusers import UNet2DConditionModel
     from diffusers.models.attention_processor import Attention, AttnProcessor
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 PROJECTIONS = ("q", "k", "v", "out")
 
