@@ -334,8 +334,17 @@ class PatchCoreSpec(Section):
     neighbours: int = Field(9, ge=1)
 
 
+class AugmentParams(Section):
+    """Random changes of a localizer's training images, drawn per image and step."""
+
+    flip: bool = Field(default=True, description="mirror left-right and top-bottom, each half of the time")
+    quarter_turns: bool = Field(default=True, description="turn by 0, 90, 180 or 270 degrees")
+    brightness: Fraction = Field(default=0.1, description="greatest shift of all values, as a share of their range")
+    contrast: Fraction = Field(default=0.1, description="greatest change of contrast: a factor of 1 - c to 1 + c")
+
+
 class UNetSpec(Section):
-    """A U-Net localiser trained on pairs."""
+    """A U-Net localizer trained on pairs."""
 
     kind: Literal["unet"]
     arms: list[Slug] = Field(min_length=1)
@@ -345,7 +354,10 @@ class UNetSpec(Section):
     lr: float = Field(1e-3, gt=0.0, lt=1.0)
     normal_ratio: Fraction = Field(0.5, description="share of a batch drawn from normal images")
     size_px: int = Field(128, ge=32, le=1024, multiple_of=16)
-    synthetic_ratio: Fraction = Field(0.5, description="share of the anomalous draws from synthetic pairs, if any")
+    synthetic_ratio: Fraction = Field(
+        0.5, description="share of the pairs, and of the normals, of a batch that is synthetic, where an arm has both"
+    )
+    augment: AugmentParams = AugmentParams()
 
 
 DetectorSpec = Annotated[PatchCoreSpec | UNetSpec, Field(discriminator="kind")]
@@ -372,12 +384,15 @@ class EvaluateParams(Section):
 
     aupro_max_fpr: PositiveFraction = Field(0.3, description="Bergmann et al.'s integration limit")
     histogram_bits: int = Field(20, ge=10, le=24, description="bins of streaming metrics: 2**bits")
+    failures: int = Field(4, ge=0, le=100, description="most wrong images kept as pictures, per arm and kind of error")
 
 
 class ReportParams(Section):
     """What the report shows."""
 
-    primary_metric: Literal["image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "aupro"] = "pixel_ap"
+    primary_metric: Literal[
+        "image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro"
+    ] = "pixel_ap"
 
 
 class Params(Section):

@@ -1,0 +1,83 @@
+"""The one place where a detector's spec becomes a detector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import assert_never
+
+import torch
+
+from anosynth.detectors import patchcore, unet
+from anosynth.detectors.batches import Augmentation
+from anosynth.detectors.patchcore import PatchCore
+from anosynth.detectors.protocol import Detector
+from anosynth.detectors.unet import UNetLocalizer
+from anosynth.features.encoder import PatchFeatures
+from anosynth.params import ComputeParams, DetectorSpec, PatchCoreSpec, UNetSpec
+
+FeaturesOpener = Callable[[], PatchFeatures]
+
+
+def build_detector(
+    spec: DetectorSpec,
+    *,
+    open_features: FeaturesOpener,
+    compute: ComputeParams,
+    init_seed: int = 0,
+    draw_seed: int = 0,
+    name: str,
+) -> Detector:
+    """Build an unfitted detector.
+
+    Args:
+        spec: entry of `detectors` in params.yaml.
+        open_features: opens the encoder; called only for detectors that use it.
+        compute: device and dtype of training.
+        init_seed: of initial weights; equal for the arms of one comparison. Means nothing before `load`.
+        draw_seed: of everything drawn while fitting. Means nothing before `load`.
+        name: for progress, log and errors.
+    """
+    match spec:
+        case PatchCoreSpec():
+            return PatchCore(
+                open_features(), coreset_ratio=spec.coreset_ratio, neighbours=spec.neighbours, seed=draw_seed
+            )
+        case UNetSpec():
+            return UNetLocalizer(
+                channels=spec.channels,
+                size_px=spec.size_px,
+                steps=spec.steps,
+                batch_size=spec.batch_size,
+                lr=spec.lr,
+                normal_ratio=spec.normal_ratio,
+                synthetic_ratio=spec.synthetic_ratio,
+                augmentation=Augmentation(
+                    flip=spec.augment.flip,
+                    quarter_turns=spec.augment.quarter_turns,
+                    brightness=spec.augment.brightness,
+                    contrast=spec.augment.contrast,
+                ),
+                init_seed=init_seed,
+                draw_seed=draw_seed,
+                dtype=getattr(torch, compute.dtype),
+                device=torch.device(compute.device),
+                name=name,
+            )
+        case _:
+            assert_never(spec)
+
+
+def shaping_values(spec: DetectorSpec, *, open_features: FeaturesOpener) -> dict[str, object]:
+    """Everything about a detector, beside its data and seeds, that shapes what fitting gives: for fingerprints.
+
+    Returns:
+        JSON values: the spec without its list of arms, the revision of the module, the encoder's identity if used.
+    """
+    values: dict[str, object] = {"spec": spec.model_dump(mode="json", exclude={"arms"})}
+    match spec:
+        case PatchCoreSpec():
+            return {**values, "algorithm": patchcore.ALGORITHM, "features": open_features().identity}
+        case UNetSpec():
+            return {**values, "algorithm": unet.ALGORITHM}
+        case _:
+            assert_never(spec)
