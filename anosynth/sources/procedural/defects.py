@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
 import numpy as np
+from scipy import ndimage
 
 from anosynth.sources.procedural.canvas import smoothstep
+from anosynth.sources.procedural.noise import spectral
 from anosynth.sources.procedural.strokes import bent_line, jagged_line, ragged_disc, stroke
 from anosynth.sources.procedural.surface import Color, Surface, lay, linear
 
@@ -41,6 +43,7 @@ class Scratch:
     Attributes:
         length, width: of the groove.
         depth: of the groove; the burr is a third as high.
+        plough: share of the surface's own relief that is gone in the groove, [0, 1].
         bend: sagitta over length.
         tone: of the laid-open material, -1 is black, 0 as before, 1 is white.
         finish: change of roughness.
@@ -50,6 +53,7 @@ class Scratch:
     length: float
     width: float
     depth: float
+    plough: float
     bend: float
     tone: float
     finish: float
@@ -104,6 +108,8 @@ class Stain:
         color: sRGB of the substance.
         strength: how much it covers in its middle, (0, 1].
         ring: extra cover of the dried rim, [0, 1].
+        softness: width of the fading border over the radius, (0, 1].
+        patches: how uneven the cover is, [0, 1].
         finish: roughness of the substance.
         soak: share of the surface's own relief and metal it hides, [0, 1].
     """
@@ -114,6 +120,8 @@ class Stain:
     color: Color
     strength: float
     ring: float
+    softness: float
+    patches: float
     finish: float
     soak: float
 
@@ -145,6 +153,7 @@ class Chip:
         radius, aspect, raggedness: shape of the scar.
         depth: how much is gone; where nothing is left the ground is seen.
         core: sRGB of the fracture.
+        terraces: height of the steps of the fracture over the depth, [0, 0.5].
         roughness: of the fracture.
         metal: metalness of the fracture.
     """
@@ -154,6 +163,7 @@ class Chip:
     raggedness: float
     depth: float
     core: Color
+    terraces: float
     roughness: float
     metal: float
 
@@ -178,7 +188,8 @@ def inflict(
         surface: the sound surface.
         canvas: gives the N x N points.
         place: where and in which direction.
-        cover: the defect exists only where this [N, N] in [0, 1] is 1 (the part, not its ground).
+        cover: the defect exists only where this [N, N] in [0, 1] is 1 (the part, not its ground); a chip takes the
+            part's half-covered outline with it.
         ground: what is seen where a chip leaves nothing; None if there is nothing below.
         rng: of the defect's own irregularity.
     """
@@ -197,6 +208,8 @@ def inflict(
             changed = _chip(defect, surface, canvas, place, ground, rng)
         case _:
             assert_never(defect)
+    if isinstance(defect, Chip) and ground is not None:
+        cover = np.where(cover > 0.0, 1.0, 0.0)
     return lay(changed, surface, cover=cover)
 
 
@@ -217,11 +230,13 @@ def changed_mask(before: Surface, after: Surface, canvas: Canvas) -> NDArray[np.
 def _toned(albedo: NDArray[np.float64], tone: NDArray[np.float64]) -> NDArray[np.float64]:
     """Move an albedo towards black (tone < 0) or white (tone > 0)."""
     up, down = np.maximum(tone, 0.0)[:, :, None], np.maximum(-tone, 0.0)[:, :, None]
-    return np.clip(albedo * (1.0 - down) * (1.0 - up) + 0.95 * up, 0.0, 1.0)
+    pale = 0.4 + 0.55 * albedo / np.maximum(albedo.max(axis=2, keepdims=True), 1e-3)
+    return np.clip(albedo * (1.0 - down) * (1.0 - up) + pale * up, 0.0, 1.0)
 
 
 def _scratch(defect: Scratch, surface: Surface, canvas: Canvas, place: Place, rng: np.random.Generator) -> Surface:
     height, albedo, roughness = surface.height, surface.albedo, surface.roughness
+    smooth = ndimage.uniform_filter(height, 2 * round(0.02 * canvas.side) + 1, mode="nearest")
     turn = np.deg2rad(place.angle_deg + 90.0)
     for twin in range(defect.twins):
         shift = twin * defect.width * rng.uniform(2.2, 4.0)
@@ -235,7 +250,7 @@ def _scratch(defect: Scratch, surface: Surface, canvas: Canvas, place: Place, rn
         half = 0.5 * defect.width * taper * wobble
         groove = smoothstep(1.0, 0.35, path.distance / half)
         burr = np.where(path.side > 0.0, 1.0, 0.4) * np.exp(-(((path.distance / half - 1.45) / 0.4) ** 2))
-        height = height - defect.depth * taper * (groove - 0.33 * burr)
+        height = height + defect.plough * groove * (smooth - height) - defect.depth * taper * (groove - 0.33 * burr)
         albedo = _toned(albedo, defect.tone * groove)
         roughness = np.clip(roughness + defect.finish * groove, 0.1, 1.0)
     return Surface(height, albedo, roughness, surface.metal)
@@ -306,9 +321,11 @@ def _stain(defect: Stain, surface: Surface, canvas: Canvas, place: Place, rng: n
         angle_deg=place.angle_deg,
         raggedness=defect.raggedness,
     )
-    body = smoothstep(1.08, 0.86, r)
+    body = smoothstep(1.0 + 0.4 * defect.softness, 1.0 - 0.6 * defect.softness, r)
     ring = defect.ring * np.exp(-(((r - 0.93) / 0.10) ** 2))
-    amount = np.clip(defect.strength * body * (0.85 + 0.15 * np.minimum(r, 1.0)) + ring * body, 0.0, 0.97)
+    uneven = spectral(rng, canvas, exponent=1.0, low=4.0, high=48.0)
+    uneven = 1.0 + defect.patches * np.clip(0.35 * uneven, -0.7, 0.5)
+    amount = np.clip((defect.strength * uneven + ring) * body, 0.0, 0.97)
     color = linear(defect.color)
     # A film darkens by absorption (multiply) and, where it is thick, shows its own color.
     filmed = surface.albedo * (1.0 - amount[:, :, None] * (1.0 - color))
@@ -363,9 +380,9 @@ def _chip(
     )
     gone = smoothstep(1.0, 0.93, r)
     scoop = gone * (0.35 + 0.65 * np.sqrt(np.maximum(1.0 - np.minimum(r, 1.0), 0.0)))
-    crumble = 1.0 + 0.25 * np.clip((r - np.floor(4.0 * r) / 4.0) * 4.0 - 0.5, -0.5, 0.5)
-    height = surface.height - defect.depth * scoop * crumble
-    core = linear(defect.core) * (0.8 + 0.2 * crumble)[:, :, None]
+    step = 4.0 * r - np.floor(4.0 * r) - 0.5
+    height = surface.height - defect.depth * scoop * (1.0 + defect.terraces * step)
+    core = linear(defect.core) * (1.0 + 0.2 * defect.terraces * step)[:, :, None]
     fracture = Surface(
         height,
         np.clip(surface.albedo + gone[:, :, None] * (core - surface.albedo), 0.0, 1.0),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from anosynth.sources.procedural.defects import Chip, Crack, Defect, Dent, Hole, Scratch, Stain
+from anosynth.sources.procedural.dust import Dust
 from anosynth.sources.procedural.leather import Leather
 from anosynth.sources.procedural.materials import Material
 from anosynth.sources.procedural.metals import BrushedMetal, CastMetal, TurnedMetal
@@ -41,14 +42,14 @@ MATERIALS: Mapping[str, Recipe[Material]] = {
             "rolling": Between(0.0008, 0.0025),
             "pitting": Between(0.004, 0.02),
             "mottle": Between(0.5, 0.8),
-            "roughness": Between(0.50, 0.58),
-            "bare": Between(0.5, 0.7),
+            "roughness": Between(0.42, 0.48),
+            "bare": Between(0.7, 0.85),
         },
     ),
     "brushed_metal": Recipe(
         BrushedMetal,
         {
-            "color": Near((0.72, 0.72, 0.71), 0.02),
+            "color": Near((0.60, 0.60, 0.59), 0.02),
             "grooves": Between(85.0, 110.0),
             "stretch": Between(45.0, 80.0),
             "relief": Between(0.00025, 0.00045),
@@ -67,7 +68,7 @@ MATERIALS: Mapping[str, Recipe[Material]] = {
             "pith_x": Between(-0.5, 0.5),
             "pith_depth": Between(0.2, 0.9),
             "tilt": Between(-0.35, 0.35),
-            "waviness": Between(0.25, 0.6),
+            "waviness": Between(0.2, 0.45),
             "pores": Between(0.5, 0.8),
             "relief": Between(0.0004, 0.0008),
             "gloss": Between(0.3, 0.5),
@@ -93,14 +94,14 @@ MATERIALS: Mapping[str, Recipe[Material]] = {
     "leather": Recipe(
         Leather,
         {
-            "color": Near((0.40, 0.26, 0.17), 0.02),
-            "pebbles": Between(20.0, 25.0),
+            "color": Near((0.43, 0.26, 0.15), 0.02),
+            "pebbles": Between(19.0, 23.0),
             "stretch": Between(1.05, 1.3),
-            "relief": Between(0.005, 0.0075),
-            "crease": Between(0.6, 0.8),
+            "relief": Between(0.009, 0.012),
+            "crease": Between(0.55, 0.75),
             "folds": Between(0.004, 0.01),
             "mottle": Between(0.5, 0.8),
-            "gloss": Between(0.45, 0.6),
+            "gloss": Between(0.7, 0.85),
             "angle_deg": Between(0.0, 180.0),
         },
     ),
@@ -128,9 +129,9 @@ MATERIALS: Mapping[str, Recipe[Material]] = {
         {
             "color": Near((0.68, 0.68, 0.68), 0.02),
             "marks": Between(80.0, 100.0),
-            "relief": Between(0.0003, 0.0005),
+            "relief": Between(0.0005, 0.0008),
             "wear": Between(0.6, 1.0),
-            "roughness": Between(0.38, 0.46),
+            "roughness": Between(0.33, 0.40),
             "center_x": Between(0.0, 0.0),
             "center_y": Between(0.0, 0.0),
         },
@@ -199,15 +200,19 @@ SHAPES: Mapping[str, Recipe[Washer | Tablet]] = {
             "length": Between(0.76, 0.80),
             "width": Between(0.43, 0.46),
             "thickness": Between(0.06, 0.07),
-            "dome": Between(0.055, 0.065),
+            "dome": Between(0.085, 0.10),
             "squareness": Between(2.3, 2.4),
             "stamp": Always("25"),
-            "stamp_height": Between(0.13, 0.14),
-            "stamp_depth": Between(0.007, 0.009),
+            "stamp_height": Between(0.15, 0.16),
+            "stamp_depth": Between(0.010, 0.013),
             "groove": Between(0.009, 0.012),
         },
     ),
 }
+
+DUST: Recipe[Dust] = Recipe(
+    Dust, {"specks": Whole(0, 6), "lint": Whole(0, 1), "cover": Between(0.25, 0.5), "grey": Between(0.25, 0.5)}
+)
 
 POSE: Recipe[Pose] = Recipe(
     Pose, {"x": Between(-0.035, 0.035), "y": Between(-0.035, 0.035), "angle_deg": Between(0.0, 360.0)}
@@ -225,7 +230,12 @@ _LIGHT: Ranges = {
 }
 _LIGHTS: Mapping[str, Ranges] = {
     "cast_metal": {**_LIGHT, "elevation_deg": Between(30.0, 45.0)},
-    "brushed_metal": {**_LIGHT, "azimuth_deg": Between(-120.0, -60.0), "elevation_deg": Between(50.0, 62.0)},
+    "brushed_metal": {
+        **_LIGHT,
+        "azimuth_deg": Between(-120.0, -60.0),
+        "elevation_deg": Between(50.0, 62.0),
+        "glow": Between(0.3, 0.5),
+    },
     "wood": _LIGHT,
     "fabric": _LIGHT,
     "leather": {**_LIGHT, "elevation_deg": Between(35.0, 48.0), "glow": Between(0.5, 0.8)},
@@ -243,16 +253,17 @@ CAMERA: Recipe[Camera] = Recipe(
         "blur_px": Between(0.35, 0.6),
         "noise": Between(1.0, 2.0),
         "vignetting": Between(0.05, 0.18),
-        "contrast": Between(0.25, 0.4),
+        "contrast": Between(0.4, 0.55),
         "saturation": Between(0.9, 1.0),
     },
 )
 
 _SCRATCH: Ranges = {
-    "length": Between(0.28, 0.55),
-    "width": Between(0.012, 0.018),
-    "depth": Between(0.004, 0.008),
-    "bend": Between(-0.12, 0.12),
+    "length": Between(0.35, 0.65),
+    "width": Between(0.009, 0.014),
+    "depth": Between(0.003, 0.006),
+    "plough": Between(0.3, 0.8),
+    "bend": Between(-0.07, 0.07),
     "tone": Between(0.35, 0.6),
     "finish": Between(-0.1, 0.1),
     "twins": Whole(1, 2),
@@ -278,7 +289,9 @@ _STAIN: Ranges = {
     "raggedness": Between(0.4, 0.9),
     "color": Near((0.32, 0.22, 0.13), 0.04),
     "strength": Between(0.55, 0.8),
-    "ring": Between(0.1, 0.25),
+    "ring": Between(0.05, 0.2),
+    "softness": Between(0.2, 0.5),
+    "patches": Between(0.4, 0.8),
     "finish": Between(0.4, 0.7),
     "soak": Between(0.4, 0.8),
 }
@@ -296,41 +309,74 @@ _CHIP: Ranges = {
     "raggedness": Between(0.5, 0.9),
     "depth": Between(0.03, 0.05),
     "core": Near((0.62, 0.45, 0.34), 0.03),
+    "terraces": Between(0.15, 0.3),
     "roughness": Between(0.9, 1.0),
     "metal": Between(0.0, 0.0),
 }
 
 DEFECTS: Mapping[str, Mapping[str, Recipe[Defect | LostYarn]]] = {
     "cast_metal": {
-        "scratch": Recipe(Scratch, {**_SCRATCH, "tone": Between(0.35, 0.55), "finish": Between(-0.25, -0.1)}),
+        "scratch": Recipe(
+            Scratch,
+            {
+                **_SCRATCH,
+                "tone": Between(0.75, 0.95),
+                "finish": Between(0.1, 0.25),
+                "plough": Between(0.8, 1.0),
+                "width": Between(0.014, 0.019),
+                "depth": Between(0.006, 0.009),
+            },
+        ),
         "crack": Recipe(Crack, _CRACK),
         "dent": Recipe(Dent, {**_DENT, "scuff": Between(-0.2, -0.1)}),
-        "stain": Recipe(Stain, {**_STAIN, "color": Near((0.42, 0.22, 0.10), 0.04)}),
+        "stain": Recipe(
+            Stain,
+            {
+                **_STAIN,
+                "color": Near((0.46, 0.27, 0.10), 0.04),
+                "strength": Between(0.65, 0.85),
+                "soak": Between(0.8, 1.0),
+            },
+        ),
         "hole": Recipe(Hole, {**_HOLE, "raggedness": Between(0.4, 0.8)}),
     },
     "brushed_metal": {
-        "scratch": Recipe(Scratch, {**_SCRATCH, "tone": Between(-0.6, -0.35), "width": Between(0.010, 0.015)}),
+        "scratch": Recipe(Scratch, {**_SCRATCH, "tone": Between(-0.6, -0.35), "width": Between(0.008, 0.012)}),
         "dent": Recipe(Dent, {**_DENT, "depth": Between(0.008, 0.016)}),
-        "stain": Recipe(Stain, {**_STAIN, "strength": Between(0.35, 0.6), "raggedness": Between(0.3, 0.6)}),
+        "stain": Recipe(
+            Stain,
+            {
+                **_STAIN,
+                "color": Near((0.50, 0.36, 0.16), 0.04),
+                "strength": Between(0.5, 0.75),
+                "raggedness": Between(0.4, 0.8),
+            },
+        ),
         "hole": Recipe(Hole, {**_HOLE, "raggedness": Between(0.05, 0.2), "burr": Between(0.003, 0.006)}),
     },
     "wood": {
-        "scratch": Recipe(Scratch, {**_SCRATCH, "tone": Between(0.25, 0.45), "finish": Between(0.1, 0.3)}),
-        "crack": Recipe(Crack, {**_CRACK, "jag": Between(0.03, 0.07), "branches": Whole(0, 2)}),
+        "scratch": Recipe(
+            Scratch,
+            {**_SCRATCH, "tone": Between(0.45, 0.65), "finish": Between(0.1, 0.3), "width": Between(0.011, 0.016)},
+        ),
+        "crack": Recipe(Crack, {**_CRACK, "jag": Between(0.03, 0.07), "branches": Whole(0, 0)}),
         "dent": Recipe(Dent, _DENT),
         "stain": Recipe(Stain, {**_STAIN, "color": Near((0.17, 0.12, 0.10), 0.03)}),
         "hole": Recipe(Hole, {**_HOLE, "radius": Between(0.03, 0.05), "raggedness": Between(0.1, 0.4)}),
     },
     "fabric": {
         "stain": Recipe(Stain, {**_STAIN, "raggedness": Between(0.6, 1.0), "soak": Between(0.0, 0.1)}),
-        "hole": Recipe(Hole, {**_HOLE, "raggedness": Between(0.7, 1.0), "burr": Between(0.003, 0.008)}),
+        "hole": Recipe(
+            Hole,
+            {**_HOLE, "radius": Between(0.05, 0.08), "raggedness": Between(0.7, 1.0), "burr": Between(0.003, 0.008)},
+        ),
         "missing": Recipe(
             LostYarn,
             {
                 "x": Between(-0.38, 0.38),
                 "y": Between(-0.25, 0.25),
                 "length": Between(0.3, 0.7),
-                "count": Whole(1, 2),
+                "count": Whole(2, 3),
             },
         ),
     },
@@ -351,18 +397,43 @@ DEFECTS: Mapping[str, Mapping[str, Recipe[Defect | LostYarn]]] = {
         "scratch": Recipe(Scratch, {**_SCRATCH, "tone": Between(-0.65, -0.4), "length": Between(0.22, 0.4)}),
         "crack": Recipe(Crack, {**_CRACK, "length": Between(0.2, 0.32), "branches": Whole(0, 1)}),
         "dent": Recipe(Dent, {**_DENT, "radius": Between(0.04, 0.07), "depth": Between(0.010, 0.018)}),
-        "stain": Recipe(Stain, {**_STAIN, "color": Near((0.45, 0.22, 0.09), 0.04)}),
+        "stain": Recipe(
+            Stain,
+            {
+                **_STAIN,
+                "color": Near((0.46, 0.26, 0.09), 0.04),
+                "strength": Between(0.7, 0.9),
+                "soak": Between(0.8, 1.0),
+            },
+        ),
         "missing": Recipe(
             Chip,
-            {**_CHIP, "depth": Between(0.12, 0.2), "core": Near((0.45, 0.45, 0.45), 0.03), "metal": Between(0.8, 1.0)},
+            {
+                **_CHIP,
+                "depth": Between(0.12, 0.2),
+                "core": Near((0.45, 0.45, 0.45), 0.03),
+                "metal": Between(0.8, 1.0),
+                "raggedness": Between(0.15, 0.4),
+            },
         ),
     },
     "pill": {
-        "scratch": Recipe(Scratch, {**_SCRATCH, "tone": Between(-0.5, -0.3), "length": Between(0.2, 0.4)}),
+        "scratch": Recipe(
+            Scratch,
+            {**_SCRATCH, "tone": Between(-0.7, -0.5), "length": Between(0.25, 0.45), "width": Between(0.012, 0.017)},
+        ),
         "crack": Recipe(Crack, {**_CRACK, "length": Between(0.25, 0.42)}),
         "stain": Recipe(Stain, {**_STAIN, "color": Near((0.72, 0.55, 0.20), 0.04), "radius": Between(0.05, 0.09)}),
         "hole": Recipe(Hole, {**_HOLE, "color": Near((0.35, 0.33, 0.30), 0.03), "depth": Between(0.03, 0.05)}),
-        "missing": Recipe(Chip, {**_CHIP, "depth": Between(0.08, 0.14), "core": Near((0.80, 0.78, 0.74), 0.02)}),
+        "missing": Recipe(
+            Chip,
+            {
+                **_CHIP,
+                "terraces": Between(0.0, 0.05),
+                "depth": Between(0.09, 0.13),
+                "core": Near((0.86, 0.84, 0.80), 0.02),
+            },
+        ),
     },
 }
 

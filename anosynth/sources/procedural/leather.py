@@ -54,9 +54,10 @@ def leather(material: Leather, canvas: Canvas, *, name: str) -> Surface:
     large = worley(canvas.rng(name, "large"), u, v, cells=material.pebbles, jitter=0.9)
     small = worley(canvas.rng(name, "small"), u, v, cells=2.1 * material.pebbles, jitter=1.0)
     lift = per_cell(canvas.rng(name, "lift"), large)
-    pebble = smoothstep(0.0, 0.34, large.border)
+    pebble = smoothstep(0.0, 0.30, large.border)
     grain = smoothstep(0.0, 0.30, small.border)
-    body = pebble * (0.75 + 0.25 * lift) * (0.82 + 0.18 * grain) + 0.15 * (1.0 - np.minimum(large.nearest, 1.0))
+    dome = np.sqrt(np.clip(1.0 - 1.1 * large.nearest**2, 0.0, 1.0))
+    body = pebble * (0.45 + 0.2 * lift) * (0.85 + 0.15 * grain) + 0.55 * dome
     height = material.relief * (body + 0.05 * fine) + material.folds * slow
     shade = 1.0 - material.crease * (0.62 * (1.0 - pebble) + 0.16 * (1.0 - grain))
     shade = shade * (1.0 + material.mottle * (0.14 * slow + 0.06 * fine + 0.14 * (lift - 0.5)))

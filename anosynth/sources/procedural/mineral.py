@@ -99,7 +99,7 @@ class Tile:
 def tile(material: Tile, canvas: Canvas, *, name: str) -> Surface:
     """Build the tiled wall; `name` addresses its randomness on the canvas."""
     x, y = canvas.grid()
-    layout = _layout(material, canvas)
+    layout = tile_layout(material, canvas)
     own = canvas.rng(name, "tiles").uniform(-1.0, 1.0, (3, 256))
     inside, rounding = layout.inside, material.bevel
 
@@ -136,14 +136,15 @@ def tile(material: Tile, canvas: Canvas, *, name: str) -> Surface:
     return lay(face, joint, cover=smoothstep(-0.002, 0.002, inside))
 
 
-def tile_inside(material: Tile, canvas: Canvas) -> NDArray[np.float64]:
-    """Distance of every point to the nearest edge of its tile, positive on the tile, [N, N], picture sides."""
-    return _layout(material, canvas).inside
-
-
 @dataclass(frozen=True, eq=False)
-class _Layout:
-    """Number of each point's tile in [0, 256), place in it in [-0.5, 0.5] and distance to its edge, each [N, N]."""
+class TileLayout:
+    """Which tile each point of the canvas is on, each field [N, N].
+
+    Attributes:
+        key: number of the tile, [0, 256).
+        u, v: place in the tile, [-0.5, 0.5].
+        inside: distance to the tile's edge, positive on the tile, in picture sides.
+    """
 
     key: NDArray[np.int64]
     u: NDArray[np.float64]
@@ -151,7 +152,8 @@ class _Layout:
     inside: NDArray[np.float64]
 
 
-def _layout(material: Tile, canvas: Canvas) -> _Layout:
+def tile_layout(material: Tile, canvas: Canvas) -> TileLayout:
+    """Where the tiles of a wall lie."""
     along, across = rotate(*canvas.grid(), material.angle_deg)
     u, v = along * material.pitch + material.phase_x + 8.0, across * material.pitch + material.phase_y + 8.0
     column, row = np.floor(u).astype(np.int64), np.floor(v).astype(np.int64)
@@ -162,4 +164,4 @@ def _layout(material: Tile, canvas: Canvas) -> _Layout:
     corner = np.hypot(np.maximum(rounding - inside_u, 0.0), np.maximum(rounding - inside_v, 0.0))
     near_corner = (inside_u < rounding) & (inside_v < rounding)
     inside = np.where(near_corner, rounding - corner, np.minimum(inside_u, inside_v))
-    return _Layout((row & 15) * 16 + (column & 15), local_u, local_v, inside)
+    return TileLayout((row & 15) * 16 + (column & 15), local_u, local_v, inside)

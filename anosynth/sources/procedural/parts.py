@@ -103,7 +103,7 @@ class Tablet:
         squareness: 2 is an ellipse, larger is boxier.
         stamp: digits pressed into both halves.
         stamp_height: height of a digit.
-        stamp_depth: how deep it is.
+        stamp_depth: how deep it is, above 0.
         groove: depth of the breaking groove across the middle, 0 is none.
     """
 
@@ -130,7 +130,7 @@ def tablet(shape: Tablet, pose: Pose, *, face: Surface, ground: Surface, canvas:
     unit = np.array([float(np.cos(turn)), float(np.sin(turn))])
     middle = np.array([pose.x, pose.y])
     pressed = np.zeros_like(x)
-    width = 0.13 * shape.stamp_height
+    width = 0.15 * shape.stamp_height
     for half in (-1.0, 1.0):
         at = middle + half * 0.235 * shape.length * unit
         number = digits(
@@ -141,14 +141,16 @@ def tablet(shape: Tablet, pose: Pose, *, face: Surface, ground: Surface, canvas:
             angle_deg=pose.angle_deg,
             reach=3.0 * width,
         )
-        pressed = np.maximum(pressed, shape.stamp_depth * smoothstep(1.6 * width, 0.2 * width, number))
+        pressed = np.maximum(pressed, shape.stamp_depth * smoothstep(1.3 * width, 0.3 * width, number))
     if shape.groove > 0.0:
         normal = np.array([-unit[1], unit[0]])
         ends = np.stack([middle - 0.5 * shape.width * normal, middle + 0.5 * shape.width * normal])
         line = stroke(canvas, ends, reach=0.03).distance
         pressed = np.maximum(pressed, shape.groove * smoothstep(0.022, 0.0, line))
     height = shape.thickness + _rounded(inside, 0.012) + dome - pressed + face.height
-    return _on_ground(Surface(height, face.albedo, face.roughness, face.metal), ground, inside, canvas)
+    dusty = np.clip(1.0 - 0.2 * pressed / max(shape.stamp_depth, shape.groove), 0.0, 1.0)
+    albedo = face.albedo * dusty[:, :, None]
+    return _on_ground(Surface(height, albedo, face.roughness, face.metal), ground, inside, canvas)
 
 
 def _rounded(inside: NDArray[np.float64], edge: float) -> NDArray[np.float64]:

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, assert_never
 
 import numpy as np
+from scipy import ndimage
 
 from anosynth.errors import DataError
-from anosynth.sources.procedural.canvas import Canvas
+from anosynth.sources.procedural.canvas import Canvas, smoothstep
 from anosynth.sources.procedural.defects import (
     Chip,
     Crack,
@@ -25,6 +26,7 @@ from anosynth.sources.procedural.demo import (
     CAMERA,
     CATEGORIES,
     DEFECTS,
+    DUST,
     GROUNDS,
     HEADINGS,
     LIGHTS,
@@ -35,9 +37,10 @@ from anosynth.sources.procedural.demo import (
     RADIAL,
     SHAPES,
 )
+from anosynth.sources.procedural.dust import Dust, scatter
 from anosynth.sources.procedural.materials import Material, build_surface
 from anosynth.sources.procedural.metals import TurnedMetal
-from anosynth.sources.procedural.mineral import Tile, tile_inside
+from anosynth.sources.procedural.mineral import Tile, tile_layout
 from anosynth.sources.procedural.parts import Pose, Tablet, Washer, tablet, washer
 from anosynth.sources.procedural.ranges import Between
 from anosynth.sources.procedural.shading import Camera, Light, photograph, shade
@@ -51,10 +54,12 @@ if TYPE_CHECKING:
 # A defect is drawn again until its mask covers this share of the picture and changes it by this many grey levels.
 MIN_MASK_RATIO = 0.002
 MAX_MASK_RATIO = 0.08
-MIN_CONTRAST = 10.0
+MIN_CONTRAST = 12.0
+# It must also differ from the surface by this many times what the surface's own texture varies there.
+MIN_TEXTURE_CONTRAST = 1.0
 MAX_ATTEMPTS = 40
-# Middles of defects lie in [-PLACES, PLACES] of both axes.
-PLACES = 0.38
+# Middles of defects lie in [-PLACES, PLACES] of both axes where the part fills the picture.
+PLACES = 0.40
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +69,7 @@ class Rendered:
     Attributes:
         image: uint8 RGB [size_px, size_px, 3].
         mask: uint8 [size_px, size_px] in {0, 255}: the defect; all 0 without one.
-        object_mask: uint8 [size_px, size_px] in {0, 255}: silhouette of the sound part; all 255 where it fills the picture.
+        object_mask: uint8 [size_px, size_px] in {0, 255}: the sound part's silhouette; all 255 if it fills the picture.
         caption: what the picture shows, for example "a photo of a steel washer with a scratch".
     """
 
@@ -114,8 +119,7 @@ def render_pair(category: str, *, defect: str, seed: int, size_px: int) -> Pair:
         if not MIN_MASK_RATIO <= float(np.count_nonzero(mask)) / mask.size <= MAX_MASK_RATIO:
             continue
         image = _develop(scene, surface)
-        change = np.abs(image.astype(np.int64) - sound.image).max(axis=2)
-        if float(change[mask > 0].mean()) >= MIN_CONTRAST:
+        if _visible(sound.image, image, mask > 0):
             caption = f"{sound.caption} with {PHRASES.get((category, defect), f'a {defect}')}"
             return Pair(sound, Rendered(image, mask, sound.object_mask, caption))
     raise RuntimeError(f"{category} with {defect}, seed {seed}: no acceptable defect in {MAX_ATTEMPTS} draws")
@@ -133,6 +137,7 @@ class _Scene:
     pose: Pose
     cover: NDArray[np.float64]
     inside: NDArray[np.float64]
+    dust: Dust
     light: Light
     camera: Camera
 
@@ -142,12 +147,15 @@ def _scene(category: str, canvas: Canvas) -> _Scene:
         raise DataError(f"source procedural: no category {category!r}; there: {', '.join(CATEGORIES)}")
     material = MATERIALS[category].draw(canvas.rng(category, "material"))
     light = LIGHTS[category].draw(canvas.rng(category, "light"))
+    dust = DUST.draw(canvas.rng(category, "dust"))
     camera = CAMERA.draw(canvas.rng(category, "camera"))
     if category not in SHAPES:
-        surface = build_surface(material, canvas, name=category)
+        surface = scatter(dust, build_surface(material, canvas, name=category), canvas, name=category)
         everywhere = np.ones_like(surface.height)
-        inside = tile_inside(material, canvas) if isinstance(material, Tile) else everywhere
-        return _Scene(category, canvas, surface, None, material, Pose(0.0, 0.0, 0.0), everywhere, inside, light, camera)
+        inside = tile_layout(material, canvas).inside if isinstance(material, Tile) else everywhere
+        return _Scene(
+            category, canvas, surface, None, material, Pose(0.0, 0.0, 0.0), everywhere, inside, dust, light, camera
+        )
     pose = POSE.draw(canvas.rng(category, "pose"))
     if isinstance(material, TurnedMetal):
         material = replace(material, center_x=pose.x, center_y=pose.y)
@@ -161,7 +169,8 @@ def _scene(category: str, canvas: Canvas) -> _Scene:
             part = tablet(shape, pose, face=face, ground=ground, canvas=canvas)
         case _:
             assert_never(shape)
-    return _Scene(category, canvas, part.surface, ground, material, pose, part.cover, part.inside, light, camera)
+    surface = scatter(dust, part.surface, canvas, name=category)
+    return _Scene(category, canvas, surface, ground, material, pose, part.cover, part.inside, dust, light, camera)
 
 
 def _develop(scene: _Scene, surface: Surface) -> NDArray[np.uint8]:
@@ -180,22 +189,44 @@ def _sound(scene: _Scene) -> Rendered:
     )
 
 
+def _visible(sound: NDArray[np.uint8], image: NDArray[np.uint8], changed: NDArray[np.bool_]) -> bool:
+    """True if the mean difference inside the mask is above both thresholds."""
+    grey = sound.mean(axis=2)
+    texture = grey - ndimage.gaussian_filter(grey, 0.03 * grey.shape[0])
+    difference = np.abs(image.astype(np.int64) - sound).max(axis=2)
+    wanted = max(MIN_CONTRAST, MIN_TEXTURE_CONTRAST * float(texture[changed].std()))
+    return float(difference[changed].mean()) >= wanted
+
+
 def _damaged(scene: _Scene, name: str, attempt: int) -> Surface:
     canvas = scene.canvas
     defect = DEFECTS[scene.category][name].draw(canvas.rng(scene.category, name, attempt, "values"))
     if isinstance(defect, LostYarn):
         if not isinstance(scene.material, Weave):
             raise TypeError(f"{scene.category} has no yarns to lose")
-        return weave(scene.material, canvas, name=scene.category, lost=defect)
+        cloth = weave(scene.material, canvas, name=scene.category, lost=defect)
+        return scatter(scene.dust, cloth, canvas, name=scene.category)
+    place = _place(scene, name, defect, attempt)
     return inflict(
         defect,
         scene.surface,
         canvas,
-        place=_place(scene, name, defect, attempt),
-        cover=scene.cover,
+        place=place,
+        cover=_one_tile(scene, place) if isinstance(defect, Chip) else scene.cover,
         ground=scene.ground,
         rng=canvas.rng(scene.category, name, attempt, "shape"),
     )
+
+
+def _one_tile(scene: _Scene, place: Place) -> NDArray[np.float64]:
+    """Cover of the tile at a place: it chips alone. Of the whole part where there are no tiles."""
+    if not isinstance(scene.material, Tile):
+        return scene.cover
+    layout = tile_layout(scene.material, scene.canvas)
+    side = scene.canvas.side
+    column, row = (min(int((value + 0.5) * side), side - 1) for value in (place.x, place.y))
+    soft = 0.75 / side
+    return np.where(layout.key == layout.key[row, column], smoothstep(-soft, soft, layout.inside), 0.0)
 
 
 def _place(scene: _Scene, name: str, defect: Defect, attempt: int) -> Place:
@@ -204,14 +235,15 @@ def _place(scene: _Scene, name: str, defect: Defect, attempt: int) -> Place:
     x, y = scene.canvas.grid()
     match defect:
         case Chip():
-            fits = np.abs(scene.inside) < 0.012
+            fits = (scene.inside > 0.0) & (scene.inside < 0.016)
         case Dent() | Stain() | Hole():
             fits = scene.inside > 0.6 * defect.radius
         case Scratch() | Crack():
             fits = scene.inside > 0.02
         case _:
             assert_never(defect)
-    fits = fits & (np.abs(x) < PLACES) & (np.abs(y) < PLACES)
+    if scene.ground is None:
+        fits = fits & (np.abs(x) < PLACES) & (np.abs(y) < PLACES)
     candidates = np.flatnonzero(fits)
     at = int(candidates[int(rng.random() * candidates.size)])
     place_x, place_y = float(x.flat[at]), float(y.flat[at])

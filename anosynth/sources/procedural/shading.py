@@ -114,7 +114,8 @@ def shade(surface: Surface, light: Light, canvas: Canvas) -> NDArray[np.float64]
     toward_half = np.maximum(_dot(half, lamp), 0.25)
     mirror_key = direct * lit * lobe * (0.25 * np.pi) / (toward_half * toward_half)
 
-    mirror_room = light.fill * open_sky + light.glow * open_sky * _panel(normal, view, toward, surface.roughness)
+    panel = light.glow * _panel(normal, view, toward, surface.roughness)
+    mirror_room = open_sky * (light.fill * (1.0 - 0.6 * surface.roughness * (1.0 - surface.metal)) + panel)
     tint = np.array([1.0 + 0.10 * light.warmth, 1.0, 1.0 - 0.14 * light.warmth])
     metal = surface.metal
     radiance = np.empty((*x.shape, 3))

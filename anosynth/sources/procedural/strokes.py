@@ -103,7 +103,7 @@ def ragged_disc(
     angle_deg: float,
     raggedness: float,
 ) -> NDArray[np.float64]:
-    """Distance from a blob's middle over its radius, [N, N]: below 1 inside, about the middle's distance elsewhere.
+    """Distance from a blob's middle over its radius, [N, N], with noise added: the blob is where it is below 1.
 
     Args:
         rng: drawn from.
@@ -121,7 +121,7 @@ def ragged_disc(
     long, short = radius * float(np.sqrt(aspect)), radius / float(np.sqrt(aspect))
     u, v = (cos * away_x + sin * away_y) / long, (cos * away_y - sin * away_x) / short
     rough = spectral(rng, canvas, exponent=1.5, low=0.35 / radius, high=min(5.0 / radius, 0.5 * canvas.size_px))
-    return np.sqrt(u * u + v * v) * (1.0 + 0.32 * raggedness * np.clip(rough, -2.0, 2.0))
+    return np.sqrt(u * u + v * v) + 0.22 * raggedness * np.clip(rough, -2.0, 2.0)
 
 
 def _turned(

@@ -100,7 +100,7 @@ def _without(warp: _Yarns, material: Weave, lost: LostYarn, u: NDArray[np.float6
     gone = (number >= first) & (number < first + lost.count)
     ends = 0.5 * lost.length * material.yarns + 0.6 * np.sin(7.0 * number)
     gone &= np.abs(v - middle) < ends
-    return _Yarns(np.where(gone, -1.2, warp.height), np.where(gone, 0.35, warp.shade))
+    return _Yarns(np.where(gone, -1.2, warp.height), np.where(gone, 0.2, warp.shade))
 
 
 def _yarns(
