@@ -33,6 +33,14 @@ class Layout:
         """fsspec URL or path of the fingerprint store (shards, adapters' checkpoints)."""
         return self.store or str(self.root / STORE_FOLDER / "store")
 
+    def pretrain_recipe(self) -> Path:
+        """pretrain.yaml, the recipe of the embedded backbone; outside the default graph."""
+        return self.root / "pretrain.yaml"
+
+    def pretraining(self) -> Path:
+        """Corpus, checkpoints, logs and exports of the embedded backbone's training; never in git."""
+        return self.root / STORE_FOLDER / "pretrain"
+
     def index(self, category: str) -> Path:
         """Record table of one category, with the real images' bytes (Parquet)."""
         return self.root / "data" / "index" / f"{category}.parquet"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
+from anosynth.diffusion.autoencoder import UnshuffleAutoencoder
 from anosynth.diffusion.schedule import NoiseSchedule
 from anosynth.diffusion.text import TextEncoder
 from anosynth.errors import BackboneError
@@ -25,7 +26,7 @@ class Components:
         identity: digest of everything above; equal identities give equal results.
     """
 
-    vae: AutoencoderKL
+    vae: AutoencoderKL | UnshuffleAutoencoder
     unet: UNet2DConditionModel
     text: TextEncoder
     schedule: NoiseSchedule
@@ -54,6 +55,6 @@ class Components:
         self.unet.eval().requires_grad_(False)
 
 
-def factor_of(vae: AutoencoderKL) -> int:
+def factor_of(vae: AutoencoderKL | UnshuffleAutoencoder) -> int:
     """Image pixels per latent cell and side: every block of the encoder but the last halves the picture."""
     return int(2 ** (len(dict(vae.config)["block_out_channels"]) - 1))

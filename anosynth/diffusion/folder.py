@@ -15,7 +15,10 @@ from safetensors import SafetensorError
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
+from anosynth.diffusion.autoencoder import UnshuffleAutoencoder
 from anosynth.diffusion.components import Components, factor_of
+from anosynth.diffusion.embedded import AUTOENCODER, TEXT_ENCODER
+from anosynth.diffusion.minilm import MiniLMTextEncoder
 from anosynth.diffusion.schedule import NoiseSchedule
 from anosynth.diffusion.text import ClipText, TextEncoder
 from anosynth.errors import BackboneError
@@ -64,7 +67,7 @@ def inspect_folder(path: Path) -> BackboneFolder:
         if not folder.is_dir():
             raise BackboneError(f"{path}: the part {part}/ is missing; a backbone has {', '.join(PARTS)}")
         files += [f"{part}/{file.name}" for file in sorted(folder.iterdir()) if file.suffix in _TEXTS]
-        if part in _STEMS and not _is_ours(index[part]):
+        if part in _STEMS and index[part] != TEXT_ENCODER:
             weights, half = _weights(folder, _STEMS[part])
             files += [f"{part}/{file.name}" for file in weights]
             halves.add(half)
@@ -80,13 +83,17 @@ def read_folder(path: Path, *, dtype: torch.dtype) -> Components:
         BackboneError: if a part is missing, damaged, pickled, of another class, or has missing or unexpected weights.
     """
     folder = inspect_folder(path)
-    for part, wanted in (("vae", ("diffusers", "AutoencoderKL")), ("unet", ("diffusers", "UNet2DConditionModel"))):
-        if folder.index[part] != wanted:
+    vae_kinds = {("diffusers", "AutoencoderKL"): AutoencoderKL, AUTOENCODER: UnshuffleAutoencoder}
+    vae_kind = vae_kinds.get(folder.index["vae"])
+    fits = {"vae": vae_kind is not None, "unet": folder.index["unet"] == ("diffusers", "UNet2DConditionModel")}
+    for part, wanted in (("vae", "diffusers.AutoencoderKL"), ("unet", "diffusers.UNet2DConditionModel")):
+        if not fits[part]:
             raise BackboneError(
-                f"{path / INDEX}: {part} is {'.'.join(folder.index[part])}, not {'.'.join(wanted)}; only "
+                f"{path / INDEX}: {part} is {'.'.join(folder.index[part])}, not {wanted}; only "
                 "Stable-Diffusion-1.x-shaped models fit"
             )
-    vae = _load(AutoencoderKL, folder, "vae", dtype)
+    assert vae_kind is not None
+    vae = _load(vae_kind, folder, "vae", dtype)
     return Components(
         vae=vae,
         unet=_load(UNet2DConditionModel, folder, "unet", dtype),
@@ -138,6 +145,10 @@ def _read_text(folder: BackboneFolder, dtype: torch.dtype) -> TextEncoder:
             except _LOADING_ERRORS as error:
                 raise BackboneError(f"{where}: the tokenizer cannot be read ({_first_line(error)})") from error
             return ClipText(tokenizer, _load(CLIPTextModel, folder, "text_encoder", dtype))
+        case (text_encoder, tokenizer) if text_encoder == tokenizer == TEXT_ENCODER:
+            text = MiniLMTextEncoder()
+            text.move(device=torch.device("cpu"), dtype=dtype)
+            return text
         case (text_encoder, tokenizer):
             raise BackboneError(
                 f"{folder.path / INDEX}: text encoder {'.'.join(text_encoder)} with tokenizer {'.'.join(tokenizer)} is "
@@ -194,11 +205,6 @@ def _read_index(path: Path) -> dict[str, tuple[str, str]]:
             raise BackboneError(f"{file}: {part} is {entry!r}; it must name a library and a class")
         index[part] = (entry[0], entry[1])
     return index
-
-
-def _is_ours(entry: tuple[str, str]) -> bool:
-    """Whether a part is a component of this package, whose weights come from a package and not from the folder."""
-    return entry[0].split(".")[0] == "anosynth"
 
 
 def _weights(folder: Path, stem: str) -> tuple[list[Path], bool]:

@@ -14,6 +14,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
 from anosynth.diffusion import toy
+from anosynth.diffusion.autoencoder import UnshuffleAutoencoder
 from anosynth.diffusion.components import Components
 from anosynth.diffusion.devices import device_of, dtype_of
 from anosynth.diffusion.folder import inspect_folder, read_folder
@@ -62,7 +63,7 @@ class LatentDiffusion:
         device, dtype: of weights and activations. What comes out of the methods is float32 (or uint8 images).
     """
 
-    vae: AutoencoderKL
+    vae: AutoencoderKL | UnshuffleAutoencoder
     unet: UNet2DConditionModel
     text: TextEncoder
     schedule: NoiseSchedule

@@ -191,7 +191,10 @@ def pebbles(rng: np.random.Generator, view: View) -> Surface:
     wet = rng.random() < 0.4
     albedo = np.clip(albedo * ((0.2 + 0.8 * np.minimum(1, dome * 1.3)) * speck)[..., None], 0, 1)
     return Surface(
-        f"{'wet' if wet else 'smooth'} river pebbles", size * 0.45 * dome, albedo.astype(np.float32), 0.75 if wet else 0.25
+        f"{'wet' if wet else 'smooth'} river pebbles",
+        size * 0.45 * dome,
+        albedo.astype(np.float32),
+        0.75 if wet else 0.25,
     )
 
 
@@ -270,7 +273,9 @@ def marble(rng: np.random.Generator, view: View) -> Surface:
         vein = np.maximum(vein, smoothstep(rng.uniform(0.03, 0.12), 0.0, ridge) * rng.uniform(0.3, 0.9))
     cloud = smoothstep(-1.0, 2.5, spectrum_noise(rng, n, slope=1.8)) * 0.35
     full = np.broadcast_to(base, (n, n, 3))
-    albedo = _mix(_mix(full, np.broadcast_to(vein_color, (n, n, 3)), cloud), np.broadcast_to(vein_color, (n, n, 3)), vein)
+    albedo = _mix(
+        _mix(full, np.broadcast_to(vein_color, (n, n, 3)), cloud), np.broadcast_to(vein_color, (n, n, 3)), vein
+    )
     return Surface(f"polished {word} marble", 0.05 * warp, albedo, rng.uniform(0.6, 0.9))
 
 
@@ -300,7 +305,9 @@ def terrazzo(rng: np.random.Generator, view: View) -> Surface:
     chips = [paint(rng, ("brown", "orange", "green", "black", "white", "grey", "pink"))[1] for _ in range(4)]
     albedo = np.asarray(chips, np.float32)[np.minimum((c.values[1] * 4).astype(int), 3)]
     flat = 0.03 * spectrum_noise(rng, n, slope=1.0)
-    return Surface("colourful terrazzo floor", flat, _mix(ground, albedo, chip.astype(np.float32)), rng.uniform(0.4, 0.8))
+    return Surface(
+        "colourful terrazzo floor", flat, _mix(ground, albedo, chip.astype(np.float32)), rng.uniform(0.4, 0.8)
+    )
 
 
 # ---- plants, fibres, cloth other than plain weave ----------------------------------------------------------------
@@ -321,8 +328,8 @@ def grass_lawn(rng: np.random.Generator, view: View) -> Surface:
     )
     green, dry = _rgb(rng, 0.27, 0.6, 0.55), _rgb(rng, 0.17, 0.5, 0.68)
     albedo = _mix(np.broadcast_to(green, (n, n, 3)), np.broadcast_to(dry, (n, n, 3)), smoothstep(0.5, 1.1, tone))
-    albedo = albedo * (0.22 + 0.85 * depth * (0.6 + 0.5 * tone))[..., None]
-    return Surface("green grass lawn", 5 * depth + 2 * tone, np.clip(albedo, 0, 1), 0.15)
+    lit = (0.22 + 0.85 * depth * (0.6 + 0.5 * tone)).astype(np.float32)
+    return Surface("green grass lawn", 5 * depth + 2 * tone, np.clip(albedo * lit[..., None], 0, 1), 0.15)
 
 
 def straw(rng: np.random.Generator, view: View) -> Surface:
@@ -337,7 +344,8 @@ def straw(rng: np.random.Generator, view: View) -> Surface:
         spread=rng.uniform(0.3, 1.6),
     )
     color = _rgb(rng, 0.125, 0.5, 0.82)
-    return Surface("dry yellow straw", 6 * depth + tone, _tone(color, 0.15 + 0.85 * depth * (0.65 + 0.5 * tone)), 0.2)
+    lit = (0.15 + 0.85 * depth * (0.65 + 0.5 * tone)).astype(np.float32)
+    return Surface("dry yellow straw", 6 * depth + tone, _tone(color, lit), 0.2)
 
 
 def tree_bark(rng: np.random.Generator, view: View) -> Surface:
@@ -380,10 +388,14 @@ def knitted_wool(rng: np.random.Generator, view: View) -> Surface:
     fu = u % 1 - 0.5
     leg = v + 1.1 * np.abs(fu)
     fl = leg % 1 - 0.5
-    stitch = np.sqrt(np.clip(1 - (1.9 * fl) ** 2, 0, 1)) * np.clip(1.25 * (1 - 2 * np.abs(np.abs(fu) - 0.25) * 1.6), 0, 1)
+    stitch = np.sqrt(np.clip(1 - (1.9 * fl) ** 2, 0, 1)) * np.clip(
+        1.25 * (1 - 2 * np.abs(np.abs(fu) - 0.25) * 1.6), 0, 1
+    )
     fuzz = spectrum_noise(rng, n, slope=0.4)
     tone = 0.35 + 0.7 * stitch + 0.08 * fuzz
-    return Surface(f"{word} knitted wool", (size * 0.4 * stitch + 0.5 * fuzz).astype(np.float32), _tone(color, tone), 0.02)
+    return Surface(
+        f"{word} knitted wool", (size * 0.4 * stitch + 0.5 * fuzz).astype(np.float32), _tone(color, tone), 0.02
+    )
 
 
 def carpet(rng: np.random.Generator, view: View) -> Surface:
@@ -447,7 +459,9 @@ def cork(rng: np.random.Generator, view: View) -> Surface:
     dark = smoothstep(0.12, 0.02, c.border) * 0.35 + 0.5 * (c.values[0] > 0.93)
     fine = spectrum_noise(rng, view.n, slope=0.6)
     tone = 0.95 + 0.35 * (c.values[1] - 0.5) - dark + 0.06 * fine
-    return Surface("brown cork board", 0.6 * c.values[1] - 1.2 * dark + 0.3 * fine, _tone(_rgb(rng, 0.08, 0.48, 0.68), tone), 0.03)
+    return Surface(
+        "brown cork board", 0.6 * c.values[1] - 1.2 * dark + 0.3 * fine, _tone(_rgb(rng, 0.08, 0.48, 0.68), tone), 0.03
+    )
 
 
 def cardboard(rng: np.random.Generator, view: View) -> Surface:
@@ -475,7 +489,11 @@ def sandpaper(rng: np.random.Generator, view: View) -> Surface:
     grit = spectrum_noise(rng, view.n, slope=-0.1 + 0.5 * rng.random())
     spark = smoothstep(1.6, 2.6, grit)
     word = _pick(rng, "brown", "orange", "black")
-    color = {"brown": _rgb(rng, 0.06, 0.5, 0.42), "orange": _rgb(rng, 0.07, 0.7, 0.62), "black": _rgb(rng, 0.6, 0.05, 0.18)}
+    color = {
+        "brown": _rgb(rng, 0.06, 0.5, 0.42),
+        "orange": _rgb(rng, 0.07, 0.7, 0.62),
+        "black": _rgb(rng, 0.6, 0.05, 0.18),
+    }
     tone = 0.8 + 0.25 * grit + 0.9 * spark
     return Surface(f"coarse {word} sandpaper", 0.9 * grit, _tone(color[word], tone), 0.3)
 
@@ -527,7 +545,9 @@ def polka_dots(rng: np.random.Generator, view: View) -> Surface:
     c = cells(rng, view.u / size + 0.5 * (np.floor(view.v / size) % 2), view.v / size, jitter=0.0)
     dot = smoothstep(0.36, 0.32, c.nearest)
     albedo = _mix(np.broadcast_to(b, (n, n, 3)), np.broadcast_to(a, (n, n, 3)), dot)
-    return Surface(f"{first} dots printed on {second}", 0.2 * spectrum_noise(rng, n, slope=1.6), albedo, rng.uniform(0.05, 0.6))
+    return Surface(
+        f"{first} dots printed on {second}", 0.2 * spectrum_noise(rng, n, slope=1.6), albedo, rng.uniform(0.05, 0.6)
+    )
 
 
 def studded_rubber(rng: np.random.Generator, view: View) -> Surface:
@@ -538,7 +558,9 @@ def studded_rubber(rng: np.random.Generator, view: View) -> Surface:
     stud = smoothstep(rng.uniform(0.38, 0.44), 0.28, c.nearest)
     fine = spectrum_noise(rng, n, slope=0.5)
     tone = 0.9 + 0.25 * stud + 0.07 * fine
-    return Surface("black studded rubber mat", size * 0.22 * stud + 0.1 * fine, _tone(_rgb(rng, 0.6, 0.05, 0.17), tone), 0.25)
+    return Surface(
+        "black studded rubber mat", size * 0.22 * stud + 0.1 * fine, _tone(_rgb(rng, 0.6, 0.05, 0.17), tone), 0.25
+    )
 
 
 def bubble_wrap(rng: np.random.Generator, view: View) -> Surface:
@@ -583,7 +605,11 @@ def circuit_board(rng: np.random.Generator, view: View) -> Surface:
     albedo = albedo * (1 - 0.9 * hole)[..., None]
     height = 0.8 * trace + 1.2 * pad - 2 * hole
     return Surface(
-        f"{word} printed circuit board", height.astype(np.float32), albedo.astype(np.float32), 0.5, pad.astype(np.float32)
+        f"{word} printed circuit board",
+        height.astype(np.float32),
+        albedo.astype(np.float32),
+        0.5,
+        pad.astype(np.float32),
     )
 
 
@@ -600,7 +626,9 @@ def rusty_iron(rng: np.random.Generator, view: View) -> Surface:
     rust = _mix(dark, bright, smoothstep(-1.2, 1.4, cloud + 0.6 * flake))
     bare = smoothstep(rng.uniform(0.8, 2.2), 2.6, spectrum_noise(rng, n, slope=1.5) + 0.3 * flake)
     albedo = _mix(rust, grey, bare)
-    return Surface("rusty iron", 0.9 * flake + 0.8 * cloud - 1.2 * bare, np.clip(albedo, 0, 1), 0.08 + 0.4 * bare, 0.6 * bare)
+    return Surface(
+        "rusty iron", 0.9 * flake + 0.8 * cloud - 1.2 * bare, np.clip(albedo, 0, 1), 0.08 + 0.4 * bare, 0.6 * bare
+    )
 
 
 def painted_sheet(rng: np.random.Generator, view: View) -> Surface:
@@ -611,7 +639,9 @@ def painted_sheet(rng: np.random.Generator, view: View) -> Surface:
     wave = spectrum_noise(rng, n, slope=2.2)
     tone = 1 + 0.02 * wave + 0.01 * peel
     return Surface(
-        f"{word} painted sheet metal", rng.uniform(0.03, 0.25) * peel + rng.uniform(0.2, 2) * wave, _tone(color, tone),
+        f"{word} painted sheet metal",
+        rng.uniform(0.03, 0.25) * peel + rng.uniform(0.2, 2) * wave,
+        _tone(color, tone),
         rng.uniform(0.55, 0.9),
     )
 
@@ -635,7 +665,9 @@ def knurled_steel(rng: np.random.Generator, view: View) -> Surface:
     height = (np.abs(a % 1 - 0.5) + np.abs(b % 1 - 0.5)).astype(np.float32)
     fine = spectrum_noise(rng, view.n, slope=0.6)
     tone = 0.6 + 0.5 * height + 0.05 * fine
-    return Surface("knurled steel", pitch * 0.5 * height + 0.05 * fine, _tone(_steel(rng), tone), rng.uniform(0.5, 0.8), 1.0)
+    return Surface(
+        "knurled steel", pitch * 0.5 * height + 0.05 * fine, _tone(_steel(rng), tone), rng.uniform(0.5, 0.8), 1.0
+    )
 
 
 def tread_plate(rng: np.random.Generator, view: View) -> Surface:
@@ -649,7 +681,9 @@ def tread_plate(rng: np.random.Generator, view: View) -> Surface:
     lozenge = smoothstep(1.0, 0.75, ((a / 0.62) ** 2 + (b / 0.2) ** 2).astype(np.float32))
     fine = spectrum_noise(rng, view.n, slope=0.9)
     tone = 0.85 + 0.2 * lozenge + 0.05 * fine
-    return Surface("diamond tread plate", 2.5 * lozenge + 0.12 * fine, _tone(_steel(rng), tone), rng.uniform(0.4, 0.75), 1.0)
+    return Surface(
+        "diamond tread plate", 2.5 * lozenge + 0.12 * fine, _tone(_steel(rng), tone), rng.uniform(0.4, 0.75), 1.0
+    )
 
 
 def perforated_sheet(rng: np.random.Generator, view: View) -> Surface:
@@ -661,7 +695,9 @@ def perforated_sheet(rng: np.random.Generator, view: View) -> Surface:
     hole = smoothstep(radius + 0.04, radius - 0.04, c.nearest)
     fine = spectrum_noise(rng, n, slope=0.8)
     tone = (1 + 0.05 * fine) * (1 - hole) + hole * rng.uniform(0.05, 0.2)
-    return Surface("perforated metal sheet", -3 * hole + 0.05 * fine, _tone(_steel(rng), tone), 0.5 * (1 - hole), 1 - hole)
+    return Surface(
+        "perforated metal sheet", -3 * hole + 0.05 * fine, _tone(_steel(rng), tone), 0.5 * (1 - hole), 1 - hole
+    )
 
 
 def wire_mesh(rng: np.random.Generator, view: View) -> Surface:
@@ -676,7 +712,9 @@ def wire_mesh(rng: np.random.Generator, view: View) -> Surface:
     lift = np.where(over, wu * 1.5 + wv, wu + wv * 1.5)
     wire = np.maximum(wu, wv).astype(np.float32)
     ground = _rgb(rng, 0.6, 0.1, rng.uniform(0.05, 0.2))
-    albedo = _mix(np.broadcast_to(ground, (n, n, 3)), np.broadcast_to(_steel(rng), (n, n, 3)), smoothstep(0.0, 0.4, wire))
+    albedo = _mix(
+        np.broadcast_to(ground, (n, n, 3)), np.broadcast_to(_steel(rng), (n, n, 3)), smoothstep(0.0, 0.4, wire)
+    )
     return Surface("woven wire mesh", (size * thick * lift).astype(np.float32), albedo, 0.6 * wire, wire)
 
 
@@ -705,7 +743,9 @@ def galvanized(rng: np.random.Generator, view: View) -> Surface:
     c = cells(rng, view.u / size + warp, view.v / size - warp)
     frost = np.sin((view.u * (c.values[1] - 0.5) + view.v * (c.values[2] - 0.5)) * 2.5)
     tone = 0.75 + 0.55 * (c.values[0] - 0.5) + 0.05 * frost
-    return Surface("galvanized zinc sheet", (0.05 * frost).astype(np.float32), _tone(_rgb(rng, 0.58, 0.06, 0.68), tone), 0.45, 0.9)
+    return Surface(
+        "galvanized zinc sheet", (0.05 * frost).astype(np.float32), _tone(_rgb(rng, 0.58, 0.06, 0.68), tone), 0.45, 0.9
+    )
 
 
 def hammered_copper(rng: np.random.Generator, view: View) -> Surface:
@@ -713,10 +753,12 @@ def hammered_copper(rng: np.random.Generator, view: View) -> Surface:
     word = _pick(rng, "copper", "copper", "brass")
     size = rng.uniform(11, 26)
     c = cells(rng, view.u / size, view.v / size, jitter=0.8)
-    dent = np.minimum(c.nearest, 0.9) ** 2
+    dent = np.minimum(c.nearest, np.float32(0.9)) ** 2
     stain = spectrum_noise(rng, view.n, slope=1.5)
     color = _rgb(rng, 0.05, 0.58, 0.78) if word == "copper" else _rgb(rng, 0.125, 0.52, 0.78)
-    return Surface(f"hammered {word}", size * 0.45 * dent, _tone(color, 0.95 + 0.06 * stain), rng.uniform(0.65, 0.9), 1.0)
+    return Surface(
+        f"hammered {word}", size * 0.45 * dent, _tone(color, 0.95 + 0.06 * stain), rng.uniform(0.65, 0.9), 1.0
+    )
 
 
 def milled_steel(rng: np.random.Generator, view: View) -> Surface:
@@ -731,7 +773,9 @@ def milled_steel(rng: np.random.Generator, view: View) -> Surface:
     fine = spectrum_noise(rng, n, slope=0.4)
     mark = groove + rng.uniform(0, 0.7) * second
     tone = 0.95 + 0.06 * mark + 0.03 * fine
-    return Surface("milled steel with arc marks", 0.22 * mark + 0.05 * fine, _tone(_steel(rng), tone), rng.uniform(0.45, 0.75), 1.0)
+    return Surface(
+        "milled steel with arc marks", 0.22 * mark + 0.05 * fine, _tone(_steel(rng), tone), rng.uniform(0.45, 0.75), 1.0
+    )
 
 
 def turned_metal(rng: np.random.Generator, view: View) -> Surface:
@@ -746,7 +790,9 @@ def turned_metal(rng: np.random.Generator, view: View) -> Surface:
     tone = 0.95 + 0.05 * ring + 0.02 * spectrum_noise(rng, n, slope=0.5)
     word = _pick(rng, "steel", "aluminium", "brass")
     color = _rgb(rng, 0.125, 0.45, 0.75) if word == "brass" else _steel(rng)
-    return Surface(f"turned {word} with concentric rings", 0.25 * groove, _tone(color, tone), rng.uniform(0.5, 0.8), 1.0)
+    return Surface(
+        f"turned {word} with concentric rings", 0.25 * groove, _tone(color, tone), rng.uniform(0.5, 0.8), 1.0
+    )
 
 
 def worn_steel(rng: np.random.Generator, view: View) -> Surface:
@@ -756,12 +802,24 @@ def worn_steel(rng: np.random.Generator, view: View) -> Surface:
     scuff = spectrum_noise(rng, n, slope=0.6, stretch=rng.uniform(1, 3), angle=angle)
     cloud = spectrum_noise(rng, n, slope=1.6)
     line, _ = strokes(
-        rng, n, count=int(rng.integers(5, 60)), length_px=rng.uniform(15, 60), width_px=0.5, angle=angle, spread=rng.uniform(0.1, 1.5)
+        rng,
+        n,
+        count=int(rng.integers(5, 60)),
+        length_px=rng.uniform(15, 60),
+        width_px=0.5,
+        angle=angle,
+        spread=rng.uniform(0.1, 1.5),
     )
     spot = smoothstep(rng.uniform(1.4, 2.4), 3.2, band_noise(rng, n, period_px=rng.uniform(4, 12)))
     tone = 0.95 + rng.uniform(0.02, 0.09) * scuff + rng.uniform(0.04, 0.14) * cloud + 0.1 * (line > 0.2) - 0.55 * spot
     height = 0.12 * scuff - 0.4 * (line > 0.1) - 0.8 * spot
-    return Surface("worn grey steel", height.astype(np.float32), _tone(_steel(rng), tone), rng.uniform(0.3, 0.7), rng.uniform(0.6, 1.0))
+    return Surface(
+        "worn grey steel",
+        height.astype(np.float32),
+        _tone(_steel(rng), tone),
+        rng.uniform(0.3, 0.7),
+        rng.uniform(0.6, 1.0),
+    )
 
 
 def machined_ridges(rng: np.random.Generator, view: View) -> Surface:
@@ -798,7 +856,10 @@ def roof_shingles(rng: np.random.Generator, view: View) -> Surface:
     rough = spectrum_noise(rng, view.n, slope=0.9)
     tone = 0.8 + 0.35 * (value - 0.5) + 0.12 * (height - 1.5) + 0.06 * rough
     return Surface(
-        f"{word} roof shingles", (2.0 * height + 0.3 * rough).astype(np.float32), _tone(color, tone.astype(np.float32)), 0.12
+        f"{word} roof shingles",
+        (2.0 * height + 0.3 * rough).astype(np.float32),
+        _tone(color, tone.astype(np.float32)),
+        0.12,
     )
 
 
@@ -809,7 +870,9 @@ def ceramic_glaze(rng: np.random.Generator, view: View) -> Surface:
     size = rng.uniform(4, 9)
     c = cells(rng, view.u / size, view.v / size)
     speck = smoothstep(0.28, 0.12, c.nearest) * (c.values[0] > 0.6)
-    albedo = _mix(np.broadcast_to(color, (n, n, 3)), np.broadcast_to(_rgb(rng, 0.06, 0.5, 0.25), (n, n, 3)), speck * 0.8)
+    albedo = _mix(
+        np.broadcast_to(color, (n, n, 3)), np.broadcast_to(_rgb(rng, 0.06, 0.5, 0.25), (n, n, 3)), speck * 0.8
+    )
     return Surface(f"speckled {word} pottery", 1.2 * spectrum_noise(rng, n, slope=2.2), albedo.astype(np.float32), 0.75)
 
 
@@ -818,14 +881,19 @@ def random_relief(rng: np.random.Generator, view: View) -> Surface:
     n = view.n
     first, a = paint(rng)
     second, b = paint(rng)
-    rough = spectrum_noise(rng, n, slope=rng.uniform(0.2, 2.2), stretch=rng.uniform(1, 6), angle=float(rng.uniform(0, 3.1)))
+    rough = spectrum_noise(
+        rng, n, slope=rng.uniform(0.2, 2.2), stretch=rng.uniform(1, 6), angle=float(rng.uniform(0, 3.1))
+    )
     patch = spectrum_noise(rng, n, slope=rng.uniform(0.6, 2.2), low=rng.uniform(1, 12))
     share = smoothstep(-0.5, rng.uniform(-0.3, 2.0), patch)
     albedo = _mix(np.broadcast_to(a, (n, n, 3)), np.broadcast_to(b, (n, n, 3)), share)
     name = f"mottled {first} surface" if first == second else f"mottled {first} and {second} surface"
     return Surface(
-        name, rng.uniform(0.2, 2.0) * rough + rng.uniform(0, 1) * share,
-        np.clip(albedo * (1 + 0.06 * rough)[..., None], 0, 1).astype(np.float32), rng.uniform(0, 0.8), float(rng.random() < 0.2),
+        name,
+        rng.uniform(0.2, 2.0) * rough + rng.uniform(0, 1) * share,
+        np.clip(albedo * (1 + 0.06 * rough)[..., None], 0, 1).astype(np.float32),
+        rng.uniform(0, 0.8),
+        float(rng.random() < 0.2),
     )
 
 

