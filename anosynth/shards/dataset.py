@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -17,12 +16,13 @@ from anosynth.errors import DataError, ShardError
 from anosynth.imaging import decode_image, decode_mask
 from anosynth.samples import Verdict
 from anosynth.seeding import numpy_rng
-from anosynth.shards.read import ShardReader
+from anosynth.shards.read import OpenShard, ShardReader
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CACHED_GROUPS = 4
+OPEN_SHARDS = 32
 
 _COLUMNS = ("sample_id", "label", "image", "mask")
 
@@ -44,7 +44,7 @@ class ShardDataset(Dataset[Item]):
     """Random access to the samples of a sealed pool, in pool order; works in DataLoader workers.
 
     A byte column is read by row groups, so neighbours are cheap and strangers are not: walk the set with
-    `shuffled_order`. Each shard is hashed once, when it is opened.
+    `shuffled_order`. A page is compared with its checksum when it is first read.
 
     Args:
         folder: local path or fsspec URL of the pool.
@@ -67,14 +67,13 @@ class ShardDataset(Dataset[Item]):
     ) -> None:
         self._reader = ShardReader(folder)
         self._cached_groups = cached_groups
-        self._files: dict[int, pq.ParquetFile] = {}
+        self._shards: OrderedDict[int, OpenShard] = OrderedDict()
         self._groups: OrderedDict[tuple[int, int], list[dict[str, object]]] = OrderedDict()
         self._at: list[tuple[int, int, int]] = []
         rows_per_group = []
-        for shard in range(len(self._reader.manifest.shards)):
-            file = self._open(shard)
-            for group in range(file.num_row_groups):
-                ids = self._reader.read(shard, file, group, ["sample_id"])["sample_id"].to_pylist()
+        for shard in range(len(self._reader)):
+            for group in range(self._open(shard).num_groups):
+                ids = self._open(shard).read(group, ["sample_id"])["sample_id"].to_pylist()
                 kept = [row for row, name in enumerate(ids) if verdicts is None or self._verdict(verdicts, name).keep]
                 self._at += [(shard, group, row) for row in kept]
                 rows_per_group += [len(kept)] if kept else []
@@ -96,7 +95,7 @@ class ShardDataset(Dataset[Item]):
             else:
                 mask = decode_mask(_bytes(row["mask"]), name=name)
         except DataError as error:
-            raise self._reader.damaged(shard, str(error)) from error
+            raise self._open(shard).damaged(str(error)) from error
         return Item(
             image=torch.from_numpy(np.moveaxis(image, -1, 0).copy()),
             mask=torch.from_numpy(mask[None].copy()),
@@ -106,22 +105,25 @@ class ShardDataset(Dataset[Item]):
 
     def __getstate__(self) -> dict[str, object]:
         """Leave open files and cached groups behind when a worker process gets a copy."""
-        return {**self.__dict__, "_files": {}, "_groups": OrderedDict()}
+        return {**self.__dict__, "_shards": OrderedDict(), "_groups": OrderedDict()}
 
     def _verdict(self, verdicts: Mapping[str, Verdict], name: str) -> Verdict:
         if name not in verdicts:
             raise ShardError(f"{name} was never screened; run: dvc repro screen@{self._reader.manifest.category}")
         return verdicts[name]
 
-    def _open(self, shard: int) -> pq.ParquetFile:
-        if shard not in self._files:
-            self._files[shard] = self._reader.open(shard, check_bytes=True)
-        return self._files[shard]
+    def _open(self, shard: int) -> OpenShard:
+        if shard not in self._shards:
+            self._shards[shard] = self._reader.open(shard)
+            while len(self._shards) > OPEN_SHARDS:
+                self._shards.popitem(last=False)
+        self._shards.move_to_end(shard)
+        return self._shards[shard]
 
     def _group(self, shard: int, group: int) -> list[dict[str, object]]:
         key = (shard, group)
         if key not in self._groups:
-            self._groups[key] = self._reader.read(shard, self._open(shard), group, _COLUMNS).to_pylist()
+            self._groups[key] = self._open(shard).read(group, _COLUMNS).to_pylist()
             while len(self._groups) > self._cached_groups:
                 self._groups.popitem(last=False)
         self._groups.move_to_end(key)

@@ -14,7 +14,7 @@ from anosynth.errors import ShardError
 from anosynth.licences import most_restrictive
 from anosynth.samples import Pool, ShardJob
 from anosynth.shards.folder import Folder, room_for
-from anosynth.shards.plan import shard_name, stage_key
+from anosynth.shards.plan import stage_key
 from anosynth.shards.schema import SCHEMA_VERSION
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class ShardInfo:
         rows: samples in it.
         bytes: size of the file.
         blake2: digest of the file (`fingerprint.digest_file`).
+        footer: digest of its footer (`write.digest_footer`), cheap enough to check whenever it is opened.
         fingerprint: of the job that made it.
     """
 
@@ -40,6 +41,7 @@ class ShardInfo:
     rows: int
     bytes: int
     blake2: str
+    footer: str
     fingerprint: str
 
 
@@ -144,7 +146,7 @@ def seal(jobs: Sequence[ShardJob], store: ShardStore, folder: str | Path) -> Man
     with room_for(f"the pool of {key}", place=target.url):
         _clear(target, first.pool)
         for job, record in zip(jobs, records, strict=True):
-            info = ShardInfo(shard_name(job.pool, job.shard), record.rows, record.bytes, record.blake2, job.fingerprint)
+            info = record.info(job)
             store.lay_out(job, target, info.name)
             infos.append(info)
         manifest = Manifest(

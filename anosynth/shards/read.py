@@ -16,11 +16,11 @@ from anosynth.fingerprint import digest_bytes, digest_file
 from anosynth.imaging import decode_image
 from anosynth.samples import Sample, SampleSpec, Verdict
 from anosynth.shards.folder import Folder, room_for
-from anosynth.shards.manifest import ShardInfo, read_manifest
+from anosynth.shards.manifest import MANIFEST_NAME, Manifest, read_manifest
 from anosynth.shards.plan import fingerprint_of, job_from_json
 from anosynth.shards.rows import Row, decode_row
-from anosynth.shards.schema import IMAGE_COLUMNS, REQUIRED_COLUMNS, SCHEMA, SCHEMA_VERSION, huggingface_metadata
-from anosynth.shards.write import JOB_KEY, VERSION_KEY
+from anosynth.shards.schema import REQUIRED_COLUMNS, SCHEMA, SCHEMA_VERSION, huggingface_metadata
+from anosynth.shards.write import JOB_KEY, VERSION_KEY, digest_footer
 
 if TYPE_CHECKING:
     from anosynth.samples import ShardJob
@@ -38,8 +38,80 @@ VERDICT_SCHEMA = pa.schema(
 )
 
 
+class OpenShard:
+    """One opened shard file; made by `ShardReader.open`.
+
+    A page is compared with its checksum when it is first read through this object; later reads trust it.
+
+    Attributes:
+        where: path of the file, for messages.
+        file: the Parquet file.
+    """
+
+    def __init__(self, folder: Folder, manifest: Manifest, shard: int) -> None:
+        self._folder, self._info, self._remake = folder, manifest.shards[shard], manifest.remake
+        self.where = folder.label(self._info.name)
+        size = folder.size(self._info.name)
+        if size is None:
+            raise ShardError(f"{self.where} is missing; run: {self._remake}")
+        if size != self._info.bytes:
+            raise self.damaged(f"{size} bytes, manifest.json says {self._info.bytes}")
+        with folder.open_file(self._info.name) as file:
+            if digest_footer(file) != self._info.footer:
+                raise self.damaged("its footer differs from manifest.json")
+        self._trusted: set[tuple[int, str]] = set()
+        try:
+            self.file = self._parquet(checked=True)
+            self._unchecked = self._parquet(checked=False)
+        except (OSError, pa.ArrowException) as error:
+            raise self.damaged(str(error)) from error
+        version = (self.file.metadata.metadata or {}).get(VERSION_KEY, b"").decode()
+        if version != str(SCHEMA_VERSION):
+            raise ShardError(
+                f"{self.where} has schema version {version!r}, but this program reads version {SCHEMA_VERSION}; "
+                f"run: {self._remake}"
+            )
+        if self.file.metadata.num_rows != self._info.rows:
+            raise self.damaged(f"{self.file.metadata.num_rows} rows, manifest.json says {self._info.rows}")
+
+    @property
+    def num_groups(self) -> int:
+        """Number of row groups."""
+        return int(self.file.num_row_groups)
+
+    def damaged(self, why: str) -> ShardError:
+        """The error that says which shard is harmed, how, and what remakes it."""
+        return ShardError(f"{self.where} is damaged ({why}); run: {self._remake}")
+
+    def read(self, group: int, columns: Sequence[str]) -> pa.Table:
+        """Read columns of one row group; ShardError if a page is not what was written."""
+        wanted = {(group, name) for name in columns}
+        file = self._unchecked if wanted <= self._trusted else self.file
+        try:
+            table = file.read_row_group(group, columns=list(columns))
+        except (OSError, pa.ArrowException) as error:
+            raise self.damaged(str(error)) from error
+        self._trusted |= wanted
+        return table
+
+    def check_digest(self) -> None:
+        """Hash the whole file; ShardError if it is not what the manifest promises."""
+        if self._folder.local is not None:
+            found = digest_file(self._folder.local / self._info.name)
+        else:
+            found = digest_bytes(self._folder.read(self._info.name))
+        if found != self._info.blake2:
+            raise self.damaged("its hash differs from manifest.json")
+
+    def _parquet(self, *, checked: bool) -> pq.ParquetFile:
+        local = self._folder.local
+        if local is not None:
+            return pq.ParquetFile(local / self._info.name, memory_map=True, page_checksum_verification=checked)
+        return pq.ParquetFile(self._folder.open_file(self._info.name), page_checksum_verification=checked)
+
+
 class ShardReader:
-    """The shards of one sealed pool, opened one at a time and checked when opened.
+    """The shards of one sealed pool, opened one at a time.
 
     Args:
         folder: local path or fsspec URL of the pool.
@@ -52,67 +124,29 @@ class ShardReader:
         self._folder = Folder.open(folder)
         self.manifest = read_manifest(folder)
 
-    def where(self, shard: int) -> str:
-        """Path of a shard, for messages."""
-        return self._folder.label(self.manifest.shards[shard].name)
+    def __len__(self) -> int:
+        """Number of shards."""
+        return len(self.manifest.shards)
 
-    def damaged(self, shard: int, why: str) -> ShardError:
-        """The error that says which shard is harmed, how, and what remakes it."""
-        return ShardError(f"{self.where(shard)} is damaged ({why}); run: {self.manifest.remake}")
-
-    def open(self, shard: int, *, check_bytes: bool) -> pq.ParquetFile:
-        """Open a shard's Parquet file.
-
-        Args:
-            shard: position in the manifest.
-            check_bytes: hash the whole file against the manifest first; else only its size and row count are compared.
+    def open(self, shard: int) -> OpenShard:
+        """Open a shard.
 
         Raises:
-            ShardError: if it is missing, differs from the manifest, or has another schema version.
+            ShardError: if it is missing, unreadable or of another schema version, or if its size or row count differs
+                from the manifest.
         """
-        info = self.manifest.shards[shard]
-        size = self._folder.size(info.name)
-        if size is None:
-            raise ShardError(f"{self.where(shard)} is missing; run: {self.manifest.remake}")
-        if size != info.bytes:
-            raise self.damaged(shard, f"{size} bytes, manifest.json says {info.bytes}")
-        if check_bytes and self._digest(info) != info.blake2:
-            raise self.damaged(shard, "its hash differs from manifest.json")
-        try:
-            local = self._folder.local
-            if local is not None:
-                file = pq.ParquetFile(local / info.name, memory_map=True)
-            else:
-                file = pq.ParquetFile(self._folder.open_file(info.name))
-        except (OSError, pa.ArrowException) as error:
-            raise self.damaged(shard, str(error)) from error
-        version = (file.metadata.metadata or {}).get(VERSION_KEY, b"").decode()
-        if version != str(SCHEMA_VERSION):
-            raise ShardError(
-                f"{self.where(shard)} has schema version {version!r}, but this program reads version "
-                f"{SCHEMA_VERSION}; run: {self.manifest.remake}"
-            )
-        if file.metadata.num_rows != info.rows:
-            raise self.damaged(shard, f"{file.metadata.num_rows} rows, manifest.json says {info.rows}")
-        return file
+        return OpenShard(self._folder, self.manifest, shard)
 
-    def read(self, shard: int, file: pq.ParquetFile, group: int, columns: Sequence[str]) -> pa.Table:
-        """Read columns of one row group; a group that cannot be read is reported as damage."""
-        try:
-            return file.read_row_group(group, columns=list(columns))
-        except (OSError, pa.ArrowException) as error:
-            raise self.damaged(shard, str(error)) from error
-
-    def _digest(self, info: ShardInfo) -> str:
-        if self._folder.local is not None:
-            return digest_file(self._folder.local / info.name)
-        return digest_bytes(self._folder.read(info.name))
+    def strangers(self) -> list[str]:
+        """Paths of files in the folder that the manifest does not promise."""
+        promised = {info.name for info in self.manifest.shards} | {MANIFEST_NAME}
+        return [self._folder.label(name) for name in self._folder.names("") if name not in promised]
 
 
 def read_samples(folder: str | Path, *, keep: Collection[str] | None = None) -> Iterator[Sample]:
     """Yield the samples of a sealed pool in order, one row group in memory at a time.
 
-    Every shard is hashed before its first sample is yielded, so that no damaged pixel gets through.
+    Every page that is read is compared with its checksum, so that no damaged pixel gets through.
 
     Args:
         folder: local path or fsspec URL of the pool.
@@ -125,16 +159,14 @@ def read_samples(folder: str | Path, *, keep: Collection[str] | None = None) -> 
     """
     reader = ShardReader(folder)
     wanted = None if keep is None else frozenset(keep)
-    for shard in range(len(reader.manifest.shards)):
-        file = reader.open(shard, check_bytes=True)
-        for group in range(file.num_row_groups):
-            if wanted is not None:
-                ids = reader.read(shard, file, group, ["sample_id"])["sample_id"].to_pylist()
-                if wanted.isdisjoint(ids):
-                    continue
-            for row in reader.read(shard, file, group, SCHEMA.names).to_pylist():
+    for number in range(len(reader)):
+        shard = reader.open(number)
+        for group in range(shard.num_groups):
+            if wanted is not None and wanted.isdisjoint(shard.read(group, ["sample_id"])["sample_id"].to_pylist()):
+                continue
+            for row in shard.read(group, SCHEMA.names).to_pylist():
                 if wanted is None or row["sample_id"] in wanted:
-                    yield _decode(reader, shard, row)
+                    yield _decode(shard, row)
 
 
 def read_rows(folder: str | Path, columns: Sequence[str]) -> pa.Table:
@@ -145,18 +177,15 @@ def read_rows(folder: str | Path, columns: Sequence[str]) -> pa.Table:
         columns: names of `schema.SCHEMA`.
 
     Raises:
-        ShardError: as `read_samples`; files are compared by size and row count, hashed only if images are read.
+        ShardError: as `read_samples`.
         ValueError: if a column does not exist.
     """
     unknown = [name for name in columns if name not in SCHEMA.names]
     if unknown:
         raise ValueError(f"no such columns: {', '.join(unknown)}; there are {', '.join(SCHEMA.names)}")
     reader = ShardReader(folder)
-    has_images = any(name in IMAGE_COLUMNS for name in columns)
-    tables = []
-    for shard in range(len(reader.manifest.shards)):
-        file = reader.open(shard, check_bytes=has_images)
-        tables += [reader.read(shard, file, group, columns) for group in range(file.num_row_groups)]
+    shards = (reader.open(number) for number in range(len(reader)))
+    tables = [shard.read(group, columns) for shard in shards for group in range(shard.num_groups)]
     return pa.concat_tables(tables).unify_dictionaries().select(list(columns))
 
 
@@ -225,69 +254,58 @@ def verify_folder(folder: str | Path) -> list[str]:
         reader = ShardReader(folder)
     except AnosynthError as error:
         return [str(error)]
-    problems = _strangers(reader, folder)
+    problems = [f"{path} is not in manifest.json" for path in reader.strangers()]
     seen: set[str] = set()
-    for shard in range(len(reader.manifest.shards)):
+    for number in range(len(reader)):
         try:
-            problems += _verify_shard(reader, shard, seen)
+            problems += _verify_shard(reader.open(number), reader.manifest, reader.manifest.job(number), seen)
         except AnosynthError as error:
             problems.append(str(error))
     return problems
 
 
-def _decode(reader: ShardReader, shard: int, row: Row) -> Sample:
+def _decode(shard: OpenShard, row: Row) -> Sample:
     try:
-        return decode_row(row, where=reader.where(shard))
+        return decode_row(row, where=shard.where)
     except (DataError, ValueError) as error:
-        raise reader.damaged(shard, str(error)) from error
+        raise shard.damaged(str(error)) from error
 
 
-def _strangers(reader: ShardReader, folder: str | Path) -> list[str]:
-    promised = {info.name for info in reader.manifest.shards} | {"manifest.json"}
-    place = Folder.open(folder)
-    return [f"{place.label(name)} is not in manifest.json" for name in place.names("") if name not in promised]
-
-
-def _verify_shard(reader: ShardReader, shard: int, seen: set[str]) -> list[str]:
+def _verify_shard(shard: OpenShard, manifest: Manifest, planned: ShardJob, seen: set[str]) -> list[str]:
     """Problems of one shard; adds its ids to `seen`."""
-    manifest, where = reader.manifest, reader.where(shard)
-    file = reader.open(shard, check_bytes=True)
-    planned = manifest.job(shard)
+    shard.check_digest()
     problems = []
     if fingerprint_of(planned) != planned.fingerprint:
-        problems.append(f"{where}: its fingerprint is not that of its job; run: {manifest.remake}")
-    if _footer_job(reader, shard, file) != planned:
-        problems.append(f"{where}: the job in its footer is not the one in manifest.json; run: {manifest.remake}")
-    if not file.schema_arrow.equals(SCHEMA):
-        problems.append(f"{where}: its columns are not those of schema version {SCHEMA_VERSION}")
+        problems.append(f"{shard.where}: its fingerprint is not that of its job; run: {manifest.remake}")
+    if _footer_job(shard) != planned:
+        problems.append(f"{shard.where}: the job in its footer is not the one in manifest.json; run: {manifest.remake}")
+    if not shard.file.schema_arrow.equals(SCHEMA):
+        problems.append(f"{shard.where}: its columns are not those of schema version {SCHEMA_VERSION}")
         return problems
-    specs = iter(planned.specs())
-    for group in range(file.num_row_groups):
-        for row in reader.read(shard, file, group, SCHEMA.names).to_pylist():
-            name = row["sample_id"]
-            empty = [column for column in REQUIRED_COLUMNS if row[column] is None]
-            if empty:
-                problems.append(f"{where}: {name}: {', '.join(empty)} must not be null; run: {manifest.remake}")
-                next(specs)
-                continue
-            if name in seen:
-                problems.append(f"{where}: {name} stands twice")
-            seen.add(name)
-            try:
-                sample = _decode(reader, shard, row)
-            except ShardError as error:
-                problems.append(str(error))
-                next(specs)
-                continue
-            problems += [f"{where}: {name}: {text}" for text in _contradictions(row, sample, next(specs), planned)]
+    rows = (row for group in range(shard.num_groups) for row in shard.read(group, SCHEMA.names).to_pylist())
+    for row, spec in zip(rows, planned.specs(), strict=True):
+        name = row["sample_id"]
+        empty = [column for column in REQUIRED_COLUMNS if row[column] is None]
+        if empty:
+            problems.append(f"{shard.where}: {name}: {', '.join(empty)} must not be null; run: {manifest.remake}")
+            continue
+        if name in seen:
+            problems.append(f"{shard.where}: {name} stands twice")
+        seen.add(name)
+        try:
+            found = _contradictions(row, _decode(shard, row), spec, planned)
+        except ShardError as error:
+            problems.append(str(error))
+            continue
+        problems += [f"{shard.where}: {name}: {text}" for text in found]
     return problems
 
 
-def _footer_job(reader: ShardReader, shard: int, file: pq.ParquetFile) -> ShardJob:
+def _footer_job(shard: OpenShard) -> ShardJob:
     try:
-        return job_from_json(json.loads(file.metadata.metadata[JOB_KEY]))
+        return job_from_json(json.loads(shard.file.metadata.metadata[JOB_KEY]))
     except (KeyError, ValueError) as error:
-        raise reader.damaged(shard, f"its footer has no job: {error}") from error
+        raise shard.damaged(f"its footer has no job: {error}") from error
 
 
 def _contradictions(row: Row, sample: Sample, spec: SampleSpec, job: ShardJob) -> list[str]:

@@ -35,7 +35,7 @@ from anosynth.shards.folder import Folder, room_for
 from anosynth.shards.manifest import ShardInfo
 from anosynth.shards.plan import shard_name, stage_key
 from anosynth.shards.rows import Row, encode_row
-from anosynth.shards.write import footer, image_bytes, write_rows
+from anosynth.shards.write import DigestWriter, digest_footer, footer, image_bytes, write_rows
 
 DATA = "data"
 COMMITS = "commits"
@@ -54,7 +54,7 @@ class CommitRecord:
     Attributes:
         fingerprint: of the job.
         data: name of the data object, relative to the store.
-        rows, bytes, blake2: as in `ShardInfo`.
+        rows, bytes, blake2, footer: as in `ShardInfo`.
         licences: distinct licences of the rows, sorted.
         device_class: the kind of machine that computed it.
         mtime_ns: modification time of a local data object, 0 elsewhere; as long as it holds, the bytes are trusted.
@@ -65,9 +65,15 @@ class CommitRecord:
     rows: int
     bytes: int
     blake2: str
+    footer: str
     licences: tuple[str, ...]
     device_class: str
     mtime_ns: int
+
+    def info(self, job: ShardJob) -> ShardInfo:
+        """The shard as its place in a pool names it."""
+        name = shard_name(job.pool, job.shard)
+        return ShardInfo(name, self.rows, self.bytes, self.blake2, self.footer, self.fingerprint)
 
 
 class ShardStore:
@@ -115,9 +121,12 @@ class ShardStore:
         with room_for(title, place=self.folder.url, need=tally.estimate), self.folder.temporary(DATA) as temporary:
             checked = _in_order(job, samples, title, licences)
             encoded = tally.count(_encoded(checked, job.plan))
-            rows = write_rows(temporary, encoded, about=footer(job, device_class=device_class))
-            blake2 = digest_file(temporary)
-            size = temporary.stat().st_size
+            with temporary.open("wb") as file:
+                writer = DigestWriter(file)
+                rows = write_rows(writer, encoded, about=footer(job, device_class=device_class))
+            blake2, size = writer.hexdigest(), writer.num_bytes
+            with temporary.open("rb") as file:
+                footer_digest = digest_footer(file)
             data = f"{DATA}/{job.fingerprint}-{blake2[:16]}.parquet"
             if not self.folder.adopt(temporary, data) and not self._same(data, size, blake2):
                 self.folder.remove(data)
@@ -128,12 +137,13 @@ class ShardStore:
                 rows=rows,
                 bytes=size,
                 blake2=blake2,
+                footer=footer_digest,
                 licences=tuple(sorted(licences)),
                 device_class=device_class,
                 mtime_ns=self._mtime_ns(data),
             )
             record = self._publish(record)
-        return ShardInfo(shard_name(job.pool, job.shard), record.rows, record.bytes, record.blake2, job.fingerprint)
+        return record.info(job)
 
     def record(self, job: ShardJob) -> CommitRecord:
         """The commit of a job's shard.

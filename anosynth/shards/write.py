@@ -1,21 +1,24 @@
 """Rows into one Parquet file: small row groups, image bytes as they are, metadata columns compressed.
 
 Image and mask columns are already compressed, so they are written without compression, dictionary and statistics;
-row groups are small (64 rows, at most 32 MB) because a byte column is read by whole row groups.
+row groups are small (64 rows, at most 32 MB) because a byte column is read by whole row groups. Every page carries its
+checksum, so that a reader of one row group notices harm without reading the file.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
 import platform
 from collections.abc import Iterable, Sequence
 from importlib import metadata
-from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from anosynth import __version__
-from anosynth.fingerprint import canonical_json
+from anosynth.fingerprint import DIGEST_BYTES, canonical_json, digest_bytes
 from anosynth.samples import ShardJob
 from anosynth.shards.plan import job_to_json
 from anosynth.shards.rows import Row
@@ -34,6 +37,7 @@ JOB_KEY = b"anosynth.job"
 VERSION_KEY = b"anosynth.schema_version"
 MADE_WITH_KEY = b"anosynth.made_with"
 
+_TAIL_BYTES = 8  # length of the footer, then PAR1
 _LEAVES = {"shot_ids": "shot_ids.list.element"}
 _PLAIN = [_LEAVES.get(name, name) for name in METADATA_COLUMNS] + [f"{name}.path" for name in IMAGE_COLUMNS]
 _BYTES = [f"{name}.bytes" for name in IMAGE_COLUMNS]
@@ -60,11 +64,45 @@ def footer(job: ShardJob, *, device_class: str) -> dict[bytes, bytes]:
     }
 
 
-def write_rows(path: Path, rows: Iterable[Row], *, about: dict[bytes, bytes]) -> int:
-    """Write rows to a new Parquet file, one row group in memory at a time.
+class DigestWriter:
+    """A file to write to that knows the digest of what went through it (`fingerprint.digest_file` of the whole).
 
     Args:
-        path: file to write; it is visible while it grows, so it is a temporary one.
+        file: takes the bytes; closing it is the caller's business.
+
+    Attributes:
+        num_bytes: written so far.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._digest = file, hashlib.blake2b(digest_size=DIGEST_BYTES)
+        self.num_bytes = 0
+        self.closed = False
+
+    def write(self, data: bytes) -> int:
+        """Hash the bytes and pass them on."""
+        self._digest.update(data)
+        self.num_bytes += len(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        """Pass the flush on."""
+        self._file.flush()
+
+    def close(self) -> None:
+        """Take no more bytes."""
+        self.closed = True
+
+    def hexdigest(self) -> str:
+        """Digest of the bytes written so far, 32 hexadecimal characters."""
+        return self._digest.hexdigest()
+
+
+def write_rows(file: BinaryIO | DigestWriter, rows: Iterable[Row], *, about: dict[bytes, bytes]) -> int:
+    """Write rows as a Parquet file, one row group in memory at a time.
+
+    Args:
+        file: where to; it is visible while it grows, so it is a temporary one.
         rows: rows of `schema.SCHEMA`, see `rows.encode_row`.
         about: metadata of the footer.
 
@@ -79,12 +117,13 @@ def write_rows(path: Path, rows: Iterable[Row], *, about: dict[bytes, bytes]) ->
     pending: list[Row] = []
     pending_bytes = 0
     with pq.ParquetWriter(
-        path,
+        file,
         schema,
         compression=_COMPRESSION,
         use_dictionary=_PLAIN,
         write_statistics=_PLAIN,
         write_batch_size=ROW_GROUP_ROWS,
+        write_page_checksum=True,
     ) as writer:
         for row in rows:
             size = image_bytes(row)
@@ -97,6 +136,24 @@ def write_rows(path: Path, rows: Iterable[Row], *, about: dict[bytes, bytes]) ->
         if pending:
             writer.write_batch(to_batch(pending, schema))
     return count
+
+
+def digest_footer(file: BinaryIO) -> str:
+    """Digest of a Parquet file's footer, which says where the pages lie; "" if the file has none.
+
+    Pages carry checksums and the footer does not, so its digest stands in the manifest.
+
+    Args:
+        file: open for reading, seekable.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(size - _TAIL_BYTES, 0))
+    tail = file.read(_TAIL_BYTES)
+    length = int.from_bytes(tail[:4], "little") + _TAIL_BYTES
+    if length > size or not tail.endswith(b"PAR1"):
+        return ""
+    file.seek(size - length)
+    return digest_bytes(file.read(length))
 
 
 def to_batch(rows: Sequence[Row], schema: pa.Schema) -> pa.RecordBatch:

@@ -22,7 +22,7 @@ from anosynth.shards.manifest import Manifest, read_manifest, seal
 from anosynth.shards.read import read_rows, read_samples, read_verdicts, verify_folder, write_verdicts
 from anosynth.shards.schema import LABELS, SCHEMA
 from anosynth.shards.store import ShardStore
-from anosynth.shards.write import footer, to_batch
+from anosynth.shards.write import digest_footer, footer, to_batch
 from tests.shards.small_pools import make_jobs, make_sample, make_samples, same_sample
 
 REMAKE = "run: dvc repro generate_pairs@washer-scratch-perlin"
@@ -166,7 +166,11 @@ def _flip_one(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("harm", "text"),
-    [(_flip_one, "its hash differs"), (_truncate, "bytes, manifest.json says"), (Path.unlink, "is missing")],
+    [
+        (_flip_one, "CRC checksum verification failed"),
+        (_truncate, "bytes, manifest.json says"),
+        (Path.unlink, "is missing"),
+    ],
 )
 def test_a_harmed_shard_is_named_with_the_command_that_remakes_it(
     pool: Path, harm: Callable[[Path], None], text: str
@@ -182,7 +186,34 @@ def test_a_harmed_shard_is_named_with_the_command_that_remakes_it(
     assert str(pool / "pairs-00001.parquet") in message
     assert text in message
     assert message.endswith(REMAKE)
-    assert verify_folder(pool) == [message]
+    (problem,) = verify_folder(pool)
+    assert str(pool / "pairs-00001.parquet") in problem
+    assert problem.endswith(REMAKE)
+
+
+def test_whichever_byte_of_a_shard_is_harmed_no_other_sample_is_read(tmp_path: Path) -> None:
+    store, (job,) = ShardStore(tmp_path / "store"), make_jobs(2, shard_rows=2)
+    store.put(job, (make_sample(spec, size=(8, 8)) for spec in job.specs()))
+    seal([job], store, tmp_path / "pool")
+    path = tmp_path / "pool" / "pairs-00000.parquet"
+    whole = path.read_bytes()
+    path.unlink()
+    expected = [make_sample(spec, size=(8, 8)) for spec in job.specs()]
+    noticed = harmless = 0
+    for at in range(3, len(whole), 17):
+        harmed = bytearray(whole)
+        harmed[at] ^= 1 << (at % 8)
+        path.write_bytes(harmed)
+        try:
+            found = list(read_samples(tmp_path / "pool"))
+        except ShardError:
+            noticed += 1
+        else:
+            assert all(same_sample(a, b) for a, b in zip(found, expected, strict=True)), at
+            harmless += 1
+        assert len(verify_folder(tmp_path / "pool")) == 1
+    assert noticed + harmless > 500
+    assert noticed > 100
 
 
 def test_an_unfinished_pool_is_named_with_the_command_that_makes_it(tmp_path: Path) -> None:
@@ -230,6 +261,8 @@ def _rewrite(pool: Path, shard: int, change: Callable[[list[dict[str, object]]],
     pq.write_table(pa.Table.from_batches([to_batch(rows, schema)]), path)
     manifest = json.loads((pool / "manifest.json").read_text())
     manifest["shards"][shard] |= {"bytes": path.stat().st_size, "blake2": digest_file(path)}
+    with path.open("rb") as file:
+        manifest["shards"][shard]["footer"] = digest_footer(file)
     _edit_manifest(pool, shards=manifest["shards"])
 
 
