@@ -10,7 +10,7 @@ from string import Formatter
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
 from anosynth.errors import ParamsError
 
@@ -26,7 +26,7 @@ def _slug(value: str) -> str:
     return value
 
 
-Slug = Annotated[str, AfterValidator(_slug)]
+Slug = Annotated[str, AfterValidator(_slug), WithJsonSchema({"type": "string", "format": "slug"})]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveFraction = Annotated[float, Field(gt=0.0, le=1.0)]
 
@@ -78,9 +78,9 @@ class PairKey(Section):
 class GridParams(Section):
     """What dvc.yaml fans out over."""
 
-    categories: list[Slug] = Field(min_length=1)
+    categories: list[Slug] = Field(min_length=1, description="products, each with an entry in objects")
     pairs: dict[str, PairKey] = Field(min_length=1, description="keys are <category>-<defect>-<method>")
-    detectors: list[Slug] = Field(min_length=1)
+    detectors: list[Slug] = Field(min_length=1, description="what is fitted and evaluated; entries of detectors")
 
     @model_validator(mode="after")
     def _keys_agree(self) -> GridParams:
@@ -284,8 +284,18 @@ class PerlinMethod(Section):
 
     kind: Literal["perlin"]
     threshold: float = Field(0.5, gt=0.0, lt=1.0)
-    opacity: tuple[PositiveFraction, PositiveFraction] = (0.3, 0.9)
-    max_octave: int = Field(5, ge=0, le=8, description="noise cells per side are 2**0 to 2**max_octave")
+    opacity: tuple[PositiveFraction, PositiveFraction] = Field(
+        (0.3, 0.9), description="range of the texture's weight (DRAEM 0.2 to 1.0: its beta is 1 - opacity)"
+    )
+    max_octave: int = Field(
+        4, ge=0, le=8, description="noise cells per side are 2**0 to 2**max_octave (DRAEM 6 at 256 px)"
+    )
+
+    @model_validator(mode="after")
+    def _opacity_ordered(self) -> PerlinMethod:
+        if self.opacity[0] > self.opacity[1]:
+            raise ValueError(f"opacity: {list(self.opacity)} is a range, low before high")
+        return self
 
 
 class CutPasteMethod(Section):
@@ -293,9 +303,17 @@ class CutPasteMethod(Section):
 
     kind: Literal["cutpaste"]
     source: Literal["shots", "self"] = Field("shots", description="shots: the real defects; self: CutPaste's own patch")
-    scale: tuple[float, float] = (0.7, 1.4)
-    max_turn_deg: float = Field(180.0, ge=0.0, le=180.0)
-    feather_px: float = Field(1.0, ge=0.0, le=16.0)
+    scale: tuple[Annotated[float, Field(ge=0.1, le=10.0)], Annotated[float, Field(ge=0.1, le=10.0)]] = Field(
+        (0.7, 1.4), description="range of the factor on the size of what is pasted"
+    )
+    max_turn_deg: float = Field(180.0, ge=0.0, le=180.0, description="turned by up to this, either way")
+    feather_px: float = Field(1.0, ge=0.0, le=16.0, description="half width of the soft edge; 0 is a hard edge")
+
+    @model_validator(mode="after")
+    def _scale_ordered(self) -> CutPasteMethod:
+        if self.scale[0] > self.scale[1]:
+            raise ValueError(f"scale: {list(self.scale)} is a range, low before high")
+        return self
 
 
 MethodSpec = Annotated[PerlinMethod | CutPasteMethod, Field(discriminator="kind")]
@@ -307,7 +325,7 @@ class GeneratePairsParams(Section):
     n: int = Field(ge=1)
     shard_rows: int = Field(ge=1)
     batch_size: int = Field(ge=1)
-    max_attempts: int = Field(8, ge=1, le=100, description="draws of one sample before the stage gives up")
+    max_attempts: int = Field(32, ge=1, le=1000, description="draws of one sample before the stage gives up")
     parents: Literal["shots", "train"] = Field("shots", description="real normals that defects are put into")
 
 
@@ -398,7 +416,7 @@ class ReportParams(Section):
 class Params(Section):
     """The whole of params.yaml."""
 
-    seed: int = Field(ge=0, lt=2**63)
+    seed: int = Field(ge=0, lt=2**63, description="root of every random number")
     compute: ComputeParams
     image: ImageParams
     grid: GridParams
