@@ -1,0 +1,179 @@
+"""The training loop: step after step, resumable to the bit, knowing nothing of what is trained."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load as tensors_from_bytes
+from safetensors.torch import save as tensors_to_bytes
+from torch import Tensor, nn
+
+from anosynth.errors import TrainingError
+from anosynth.progress import track
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# The public DreamBooth-LoRA recipe's.
+WEIGHT_DECAY = 1e-2
+CLIP_NORM = 1.0
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointStore(Protocol):
+    """Where checkpoints outlive a process; `anosynth.shards.store.ShardStore` is one."""
+
+    def put_blob(self, key: str, data: bytes) -> None:
+        """Store bytes under a key, replacing older ones at once."""
+        ...
+
+    def get_blob(self, key: str) -> bytes | None:
+        """Bytes last stored under a key, or None."""
+        ...
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """How long and how fast.
+
+    Attributes:
+        steps: optimizer steps in all.
+        lr: constant learning rate of AdamW.
+        checkpoint_every: steps between checkpoints; it changes no result.
+        log_every: steps between logged lines; it changes no result.
+    """
+
+    steps: int
+    lr: float
+    checkpoint_every: int
+    log_every: int
+
+
+@dataclass(frozen=True, eq=False)
+class TrainResult:
+    """What a run leaves beside the trained parameters.
+
+    Attributes:
+        losses: float32 [steps], of each step before its update; the same for a resumed run.
+        resumed_from: first step that this process computed; 0 if it began from nothing.
+    """
+
+    losses: NDArray[np.float32]
+    resumed_from: int
+
+
+def run_steps(
+    step_loss: Callable[[int], Tensor],
+    parameters: Mapping[str, nn.Parameter],
+    settings: LoopSettings,
+    *,
+    accelerator: Accelerator,
+    checkpoints: CheckpointStore,
+    key: str,
+    doing: str,
+) -> TrainResult:
+    """Minimize a loss by AdamW with clipped gradients, in place, from the last checkpoint if there is one.
+
+    The loss of step i must depend on i and the parameters alone (its draws come from generators seeded by i), then a
+    run that was stopped anywhere and started again gives the same bits as one that was not. Losses are looked at only
+    when something is logged or saved, so that nothing waits for the device at each step.
+
+    Args:
+        step_loss: the scalar loss of step i, i from 0.
+        parameters: what is trained, by name, float32; only these are updated and saved.
+        settings: steps, learning rate, how often to save and log.
+        accelerator: device, number format, gradients.
+        checkpoints: where to save.
+        key: name of the checkpoint; holds the digest of everything that shapes the result.
+        doing: what is trained, for messages and the progress bar.
+
+    Raises:
+        TrainingError: if a loss or its gradient is not finite (the last checkpoint is left as it was), or if the
+            checkpoint found does not fit the parameters.
+    """
+    values = list(parameters.values())
+    optimizer = accelerator.prepare_optimizer(
+        torch.optim.AdamW(values, lr=settings.lr, weight_decay=WEIGHT_DECAY, fused=True)
+    )
+    losses = torch.zeros(settings.steps, dtype=torch.float32, device=accelerator.device)
+    finite = torch.ones(settings.steps, dtype=torch.bool, device=accelerator.device)
+    saved = checkpoints.get_blob(key)
+    start = 0 if saved is None else _restore(saved, parameters, optimizer, losses, doing)
+    for step in track(range(start, settings.steps), total=settings.steps, doing=doing, unit="step", done=start):
+        with accelerator.autocast():
+            loss = step_loss(step)
+        accelerator.backward(loss)
+        norm = accelerator.clip_grad_norm_(values, CLIP_NORM)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        losses[step] = loss.detach()
+        finite[step] = torch.isfinite(loss.detach()) & torch.isfinite(norm)
+        count = step + 1
+        logs, saves = count % settings.log_every == 0, count % settings.checkpoint_every == 0 or count == settings.steps
+        if logs or saves:
+            _check_finite(finite[:count], losses, doing)
+        if logs:
+            _log(doing, count, settings.steps, losses[count - settings.log_every : count].mean().item(), float(norm))
+        if saves:
+            checkpoints.put_blob(key, _checkpoint(parameters, optimizer, losses, count))
+    return TrainResult(losses.cpu().numpy(), start)
+
+
+def _log(doing: str, step: int, steps: int, loss: float, norm: float) -> None:
+    line = {"training": doing, "step": step, "steps": steps, "loss": round(loss, 6), "gradient_norm": round(norm, 6)}
+    logger.info("%s", json.dumps(line, sort_keys=True))
+
+
+def _check_finite(finite: Tensor, losses: Tensor, doing: str) -> None:
+    if not bool(finite.all()):
+        step = int(torch.nonzero(~finite)[0])
+        raise TrainingError(
+            f"{doing}: the loss of step {step} or its gradient is not finite (loss {losses[step].item()}); lower lr "
+            "or set compute.dtype to float32; the last good checkpoint is kept"
+        )
+
+
+def _checkpoint(
+    parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, losses: Tensor, step: int
+) -> bytes:
+    tensors = {"step": torch.tensor(step), "losses": losses.cpu()}
+    for index, (name, state) in enumerate(zip(parameters, optimizer.state_dict()["state"].values(), strict=True)):
+        tensors[f"value/{name}"] = parameters[name].detach().cpu().contiguous()
+        tensors |= {f"state/{index}/{key}": value.cpu().contiguous() for key, value in state.items()}
+    return tensors_to_bytes(tensors)
+
+
+def _restore(
+    data: bytes,
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    losses: Tensor,
+    doing: str,
+) -> int:
+    """Put a checkpoint into parameters, optimizer and losses; returns the next step."""
+    tensors = tensors_from_bytes(data)
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("state/"):
+            _, index, key = name.split("/")
+            state.setdefault(int(index), {})[key] = value
+    found = {name.removeprefix("value/") for name in tensors if name.startswith("value/")}
+    if found != set(parameters) or len(state) != len(parameters) or len(tensors["losses"]) != len(losses):
+        raise TrainingError(
+            f"{doing}: the stored checkpoint has other parameters than this version trains; run: python -m anosynth "
+            "doctor --prune"
+        )
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[f"value/{name}"])
+        losses.copy_(tensors["losses"])
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    return int(tensors["step"])
