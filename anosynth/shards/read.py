@@ -89,6 +89,8 @@ class OpenShard:
         file = self._unchecked if wanted <= self._trusted else self.file
         try:
             table = file.read_row_group(group, columns=list(columns))
+            if file is self.file:
+                table.validate(full=True)  # page headers carry no checksum
         except (OSError, pa.ArrowException) as error:
             raise self.damaged(str(error)) from error
         self._trusted |= wanted
