@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from anosynth.sources.procedural.canvas import smoothstep
-from anosynth.sources.procedural.strokes import bent_line, stroke
+from anosynth.sources.procedural.strokes import bent_line, nearest
 from anosynth.sources.procedural.surface import Surface
 
 if TYPE_CHECKING:
@@ -35,18 +33,16 @@ class Dust:
 def scatter(dust: Dust, surface: Surface, canvas: Canvas, *, name: str) -> Surface:
     """Return the surface with dust on it; `name` addresses its randomness on the canvas."""
     rng = canvas.rng(name, "dust")
-    cover = np.zeros_like(surface.height)
+    lines, half_widths = [], []
     for number in range(dust.specks + dust.lint):
         fiber = number >= dust.specks
         center = (float(rng.uniform(-0.5, 0.5)), float(rng.uniform(-0.5, 0.5)))
         length = float(rng.uniform(0.03, 0.07) if fiber else rng.uniform(0.001, 0.006))
         half = float(rng.uniform(0.0012, 0.0018) if fiber else rng.uniform(0.0018, 0.0035))
-        line = bent_line(
-            rng, center=center, length=length, angle_deg=rng.uniform(0.0, 180.0), bend=rng.uniform(-0.3, 0.3)
-        )
-        path = stroke(canvas, line, reach=2.0 * half)
-        np.maximum(cover, smoothstep(1.5, 0.5, path.distance / half), out=cover)
-    cover *= dust.cover
+        turn, bend = float(rng.uniform(0.0, 180.0)), float(rng.uniform(-0.3, 0.3))
+        lines.append(bent_line(rng, center=center, length=length, angle_deg=turn, bend=bend)[:: 6 if fiber else 24])
+        half_widths.append(half)
+    cover = dust.cover * smoothstep(1.5, 0.5, nearest(canvas, lines, half_widths=half_widths, reach=1.5))
     return Surface(
         surface.height,
         surface.albedo + cover[:, :, None] * (dust.grey - surface.albedo),

@@ -10,7 +10,8 @@ from anosynth.errors import DataError
 from anosynth.imaging import encode_png
 from anosynth.seeding import seed_for
 from anosynth.sources.items import Part, SourceItem
-from anosynth.sources.procedural.demo import CATEGORIES, DEFECTS
+from anosynth.sources.procedural.demo import CATEGORIES
+from anosynth.sources.procedural.demo_defects import DEFECTS
 from anosynth.sources.procedural.render import Rendered, render
 
 if TYPE_CHECKING:

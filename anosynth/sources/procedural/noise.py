@@ -142,18 +142,27 @@ def worley(
     first = np.full(x.shape, np.inf)
     second = np.full(x.shape, np.inf)
     key = np.zeros(x.shape, dtype=np.int64)
-    offset_x, offset_y = offsets[:, :, 0].ravel(), offsets[:, :, 1].ravel()
+    offset_x = np.ascontiguousarray(offsets[:, :, 0]).ravel()
+    offset_y = np.ascontiguousarray(offsets[:, :, 1]).ravel()
+    away, distance = np.empty_like(first), np.empty_like(first)
+    columns = [(column + step_x) & (_TABLE - 1) for step_x in (-1, 0, 1)]
     for step_y in (-1, 0, 1):
         wrapped = ((row + step_y) & (_TABLE - 1)) * _TABLE
         for step_x in (-1, 0, 1):
-            index = wrapped + ((column + step_x) & (_TABLE - 1))
-            away_x = offset_x[index] + (step_x - local_x)
-            away_y = offset_y[index] + (step_y - local_y)
-            distance = away_x * away_x + away_y * away_y
-            closer = distance < first
-            np.copyto(second, np.minimum(second, np.where(closer, first, distance)))
-            np.copyto(first, distance, where=closer)
-            np.copyto(key, index, where=closer)
+            index = wrapped + columns[step_x + 1]
+            np.take(offset_x, index, out=distance, mode="clip")
+            distance += step_x
+            distance -= local_x
+            distance *= distance
+            np.take(offset_y, index, out=away, mode="clip")
+            away += step_y
+            away -= local_y
+            away *= away
+            distance += away
+            np.copyto(key, index, where=distance < first)
+            np.maximum(first, distance, out=away)
+            np.minimum(second, away, out=second)
+            np.minimum(first, distance, out=first)
     return Cells(np.sqrt(first), np.sqrt(second), key)
 
 

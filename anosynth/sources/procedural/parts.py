@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from anosynth.sources.procedural.canvas import rotate, smoothstep
-from anosynth.sources.procedural.strokes import digits, stroke
+from anosynth.sources.procedural.strokes import digits, nearest
 from anosynth.sources.procedural.surface import Surface, lay
 
 if TYPE_CHECKING:
@@ -73,11 +73,15 @@ def washer(shape: Washer, pose: Pose, *, face: Surface, ground: Surface, canvas:
     turn = np.deg2rad(pose.angle_deg)
     middle = 0.5 * (shape.outer + shape.inner)
     at = (pose.x + middle * float(np.sin(turn)), pose.y - middle * float(np.cos(turn)))
-    width = 0.11 * shape.stamp_height
     number = digits(
-        canvas, shape.stamp, center=at, height=shape.stamp_height, angle_deg=pose.angle_deg, reach=3.0 * width
+        canvas,
+        shape.stamp,
+        center=at,
+        height=shape.stamp_height,
+        angle_deg=pose.angle_deg,
+        half_width=0.11 * shape.stamp_height,
     )
-    deep = smoothstep(1.6 * width, 0.3 * width, number)
+    deep = smoothstep(1.6, 0.3, number)
     height = shape.thickness + _rounded(inside, shape.edge) - shape.stamp_depth * deep
     return _on_ground(
         Surface(
@@ -130,7 +134,6 @@ def tablet(shape: Tablet, pose: Pose, *, face: Surface, ground: Surface, canvas:
     unit = np.array([float(np.cos(turn)), float(np.sin(turn))])
     middle = np.array([pose.x, pose.y])
     pressed = np.zeros_like(x)
-    width = 0.15 * shape.stamp_height
     for half in (-1.0, 1.0):
         at = middle + half * 0.235 * shape.length * unit
         number = digits(
@@ -139,14 +142,14 @@ def tablet(shape: Tablet, pose: Pose, *, face: Surface, ground: Surface, canvas:
             center=(float(at[0]), float(at[1])),
             height=shape.stamp_height,
             angle_deg=pose.angle_deg,
-            reach=3.0 * width,
+            half_width=0.15 * shape.stamp_height,
         )
-        pressed = np.maximum(pressed, shape.stamp_depth * smoothstep(1.3 * width, 0.3 * width, number))
+        pressed = np.maximum(pressed, shape.stamp_depth * smoothstep(1.3, 0.3, number))
     if shape.groove > 0.0:
         normal = np.array([-unit[1], unit[0]])
         ends = np.stack([middle - 0.5 * shape.width * normal, middle + 0.5 * shape.width * normal])
-        line = stroke(canvas, ends, reach=0.03).distance
-        pressed = np.maximum(pressed, shape.groove * smoothstep(0.022, 0.0, line))
+        line = nearest(canvas, [ends], half_widths=[0.022], reach=1.0)
+        pressed = np.maximum(pressed, shape.groove * smoothstep(1.0, 0.0, line))
     height = shape.thickness + _rounded(inside, 0.012) + dome - pressed + face.height
     dusty = np.clip(1.0 - 0.2 * pressed / max(shape.stamp_depth, shape.groove), 0.0, 1.0)
     albedo = face.albedo * dusty[:, :, None]

@@ -9,41 +9,20 @@ import numpy as np
 from scipy import ndimage
 
 from anosynth.errors import DataError
+from anosynth.sources.procedural.blemishes import Chip, Dent, Hole, Stain
 from anosynth.sources.procedural.canvas import Canvas, smoothstep
-from anosynth.sources.procedural.defects import (
-    Chip,
-    Crack,
-    Defect,
-    Dent,
-    Hole,
-    Place,
-    Scratch,
-    Stain,
-    changed_mask,
-    inflict,
-)
-from anosynth.sources.procedural.demo import (
-    CAMERA,
-    CATEGORIES,
-    DEFECTS,
-    DUST,
-    GROUNDS,
-    HEADINGS,
-    LIGHTS,
-    MATERIALS,
-    NAMES,
-    PHRASES,
-    POSE,
-    RADIAL,
-    SHAPES,
-)
+from anosynth.sources.procedural.defects import Defect, changed_mask, inflict
+from anosynth.sources.procedural.demo import CAMERA, CATEGORIES, DUST, GROUNDS, LIGHTS, MATERIALS, NAMES, POSE, SHAPES
+from anosynth.sources.procedural.demo_defects import DEFECTS, HEADINGS, PHRASES, RADIAL
 from anosynth.sources.procedural.dust import Dust, scatter
+from anosynth.sources.procedural.fissures import Crack, Scratch
 from anosynth.sources.procedural.materials import Material, build_surface
 from anosynth.sources.procedural.metals import TurnedMetal
 from anosynth.sources.procedural.mineral import Tile, tile_layout
 from anosynth.sources.procedural.parts import Pose, Tablet, Washer, tablet, washer
 from anosynth.sources.procedural.ranges import Between
 from anosynth.sources.procedural.shading import Camera, Light, photograph, shade
+from anosynth.sources.procedural.strokes import Place
 from anosynth.sources.procedural.woven import LostYarn, Weave, weave
 
 if TYPE_CHECKING:
@@ -58,6 +37,7 @@ MIN_CONTRAST = 12.0
 # It must also differ from the surface by this many times what the surface's own texture varies there.
 MIN_TEXTURE_CONTRAST = 1.0
 MAX_ATTEMPTS = 40
+_PLACE_DRAWS = 4096
 # Middles of defects lie in [-PLACES, PLACES] of both axes where the part fills the picture.
 PLACES = 0.40
 
@@ -230,7 +210,10 @@ def _one_tile(scene: _Scene, place: Place) -> NDArray[np.float64]:
 
 
 def _place(scene: _Scene, name: str, defect: Defect, attempt: int) -> Place:
-    """Draw a place: on an edge for a chip, else on the part, away from its edge by about half the defect's radius."""
+    """Draw a place: on an edge for a chip, else on the part, away from its edge by about half the defect's radius.
+
+    The first of many random points that fits is taken, so that pictures of other sizes have it at the same place.
+    """
     rng = scene.canvas.rng(scene.category, name, attempt, "place")
     x, y = scene.canvas.grid()
     match defect:
@@ -244,9 +227,11 @@ def _place(scene: _Scene, name: str, defect: Defect, attempt: int) -> Place:
             assert_never(defect)
     if scene.ground is None:
         fits = fits & (np.abs(x) < PLACES) & (np.abs(y) < PLACES)
-    candidates = np.flatnonzero(fits)
-    at = int(candidates[int(rng.random() * candidates.size)])
-    place_x, place_y = float(x.flat[at]), float(y.flat[at])
+    side = scene.canvas.side
+    tried = rng.random((_PLACE_DRAWS, 2))
+    columns, rows = np.minimum((tried * side).astype(np.int64), side - 1).T
+    first = int(np.argmax(fits[rows, columns]))
+    place_x, place_y = float(tried[first, 0]) - 0.5, float(tried[first, 1]) - 0.5
     heading = HEADINGS.get((scene.category, name), Between(0.0, 180.0))
     angle = float(rng.uniform(heading.low, heading.high))
     if (scene.category, name) in RADIAL:

@@ -8,21 +8,22 @@ over the height field.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
 
-from anosynth.sources.procedural.canvas import smoothstep
+from anosynth.sources.procedural.canvas import Canvas, smoothstep
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from anosynth.sources.procedural.canvas import Canvas
     from anosynth.sources.procedural.surface import Surface
 
 _CAMERA_DISTANCE = 3.0
-_SHADOW_STEPS = 10
+# Where the march looks for something that casts a shadow, in picture sides.
+_SHADOW_DISTANCES = tuple(0.004 * 1.45**step for step in range(12))
 _INSULATOR_F0 = 0.04
 
 
@@ -92,7 +93,7 @@ def shade(surface: Surface, light: Light, canvas: Canvas) -> NDArray[np.float64]
     lamp = _normalize(
         light.distance * toward[0] - x, light.distance * toward[1] - y, light.distance * toward[2] - 0.0 * x
     )
-    view = _normalize(-x, -y, np.full_like(x, _CAMERA_DISTANCE))
+    view = _view(canvas.side)
     away = 1.0 / _squared_distance(light, toward, x, y)
     lit = np.maximum(_dot(normal, lamp), 0.0)
     shadow = _shadow(surface.height, light, toward, canvas)
@@ -136,10 +137,9 @@ def photograph(
     """
     x, y = canvas.grid()
     light = radiance * (camera.exposure * (1.0 - 2.0 * camera.vignetting * (x * x + y * y)))[:, :, None]
-    sigma = camera.blur_px * canvas.oversample
-    if sigma > 0.0:
-        light = ndimage.gaussian_filter(light, (sigma, sigma, 0.0), truncate=3.0, mode="nearest")
     light = _reduce(light, canvas.oversample)
+    if camera.blur_px > 0.0:
+        light = ndimage.gaussian_filter(light, (camera.blur_px, camera.blur_px, 0.0), truncate=3.0, mode="nearest")
     grey = light.mean(axis=2, keepdims=True)
     light = np.maximum(grey + camera.saturation * (light - grey), 0.0)
     light = light * (1.0 + light / 9.0) / (1.0 + light)
@@ -153,6 +153,13 @@ def photograph(
 
 
 _Vectors = tuple["NDArray[np.float64]", "NDArray[np.float64]", "NDArray[np.float64]"]
+
+
+@lru_cache(maxsize=4)
+def _view(side: int) -> _Vectors:
+    """Directions towards the camera above the picture's middle."""
+    x, y = Canvas(side, 1, 0).grid()
+    return _normalize(-x, -y, np.full_like(x, _CAMERA_DISTANCE))
 
 
 def _normalize(x: NDArray[np.float64], y: NDArray[np.float64], z: NDArray[np.float64]) -> _Vectors:
@@ -192,23 +199,23 @@ def _shadow(
     if span <= 0.0 or flat < 1e-6:
         return np.ones_like(height)
     rise = toward[2] / flat
-    reach = min(span / rise, 0.25) * canvas.side
-    pad = int(np.ceil(reach)) + 1
-    padded = np.pad(height, pad, mode="edge")
-    steepest = np.full_like(height, -np.inf)
+    softness = 0.15 + 1.5 * light.softness
+    dark, bright = rise * (1.0 + softness), rise * max(1.0 - softness, 0.05)
     side = canvas.side
+    pad = int(np.ceil(min(span / bright, _SHADOW_DISTANCES[-1]) * side)) + 2
+    padded = np.pad(height, pad, mode="edge")
+    steepest = np.zeros_like(height)
     seen: set[tuple[int, int]] = {(0, 0)}
-    for step in range(1, _SHADOW_STEPS + 1):
-        distance = reach * (step / _SHADOW_STEPS) ** 1.5
-        right, down = round(distance * toward[0] / flat), round(distance * toward[1] / flat)
-        if (right, down) in seen:
+    for distance in _SHADOW_DISTANCES:
+        right, down = round(distance * side * toward[0] / flat), round(distance * side * toward[1] / flat)
+        length = float(np.hypot(right, down)) / side
+        # Beyond this distance not even the highest point reaches the lamp's lower edge.
+        if (right, down) in seen or max(abs(right), abs(down)) > pad or span < bright * length:
             continue
         seen.add((right, down))
-        length = float(np.hypot(right, down)) / side
         moved = padded[pad + down : pad + down + side, pad + right : pad + right + side]
         np.maximum(steepest, (moved - height) / length, out=steepest)
-    softness = 0.15 + 1.5 * light.softness
-    return 1.0 - 0.85 * smoothstep(rise * (1.0 - softness), rise * (1.0 + softness), steepest)
+    return 1.0 - 0.85 * smoothstep(bright, dark, steepest)
 
 
 def _openness(height: NDArray[np.float64], canvas: Canvas) -> NDArray[np.float64]:
@@ -224,5 +231,9 @@ def _openness(height: NDArray[np.float64], canvas: Canvas) -> NDArray[np.float64
 def _reduce(light: NDArray[np.float64], factor: int) -> NDArray[np.float64]:
     if factor == 1:
         return light
-    side = light.shape[0] // factor
-    return light.reshape(side, factor, side, factor, 3).mean(axis=(1, 3))
+    total = light[::factor, ::factor].copy()
+    for row in range(factor):
+        for column in range(factor):
+            if (row, column) != (0, 0):
+                total += light[row::factor, column::factor]
+    return total / factor**2

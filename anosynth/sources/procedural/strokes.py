@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +17,15 @@ if TYPE_CHECKING:
     from anosynth.sources.procedural.canvas import Canvas
 
 FAR = 4.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where something is drawn: (x, y) in picture sides and its direction."""
+
+    x: float
+    y: float
+    angle_deg: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,11 +61,8 @@ def stroke(canvas: Canvas, points: NDArray[np.float64], *, reach: float) -> Stro
     total = float(lengths.sum())
     walked = 0.0
     for start, step, length in zip(points[:-1], steps, lengths, strict=True):
-        low = np.floor((np.minimum(start, start + step) - reach + 0.5) * side).astype(int)
-        high = np.ceil((np.maximum(start, start + step) + reach + 0.5) * side).astype(int) + 1
-        (left, top), (right, bottom) = np.clip(low, 0, side), np.clip(high, 0, side)
-        if left < right and top < bottom and length > 0.0:
-            window = (slice(top, bottom), slice(left, right))
+        window = _window(side, start, start + step, reach)
+        if window is not None and length > 0.0:
             away_x, away_y = x[window] - start[0], y[window] - start[1]
             unit = step / length
             along = away_x * unit[0] + away_y * unit[1]
@@ -67,6 +75,47 @@ def stroke(canvas: Canvas, points: NDArray[np.float64], *, reach: float) -> Stro
             np.copyto(signed[window], np.where(across < 0.0, -here, here), where=closer)
         walked += float(length)
     return Stroke(distance, progress, signed)
+
+
+def nearest(
+    canvas: Canvas, lines: Sequence[NDArray[np.float64]], *, half_widths: Sequence[float], reach: float
+) -> NDArray[np.float64]:
+    """Distance to the nearest of several polylines, each in units of its half width, [N, N].
+
+    Args:
+        canvas: gives the N x N points.
+        lines: corners (x, y) of each line, [M, 2].
+        half_widths: one per line; on a line's outline the result is 1.
+        reach: half widths beyond which distances are not needed; FAR stands there.
+    """
+    side = canvas.side
+    x, y = canvas.grid()
+    least = np.full((side, side), FAR)
+    for points, half in zip(lines, half_widths, strict=True):
+        for start, end in pairwise(points):
+            window = _window(side, start, end, reach * half)
+            if window is None:
+                continue
+            away_x, away_y = x[window] - start[0], y[window] - start[1]
+            step = end - start
+            squared = max(float(step[0] ** 2 + step[1] ** 2), 1e-12)
+            share = np.clip((away_x * step[0] + away_y * step[1]) / squared, 0.0, 1.0)
+            away_x -= share * step[0]
+            away_y -= share * step[1]
+            here = np.sqrt(away_x * away_x + away_y * away_y)
+            here /= half
+            np.minimum(least[window], here, out=least[window])
+    return least
+
+
+def _window(
+    side: int, start: NDArray[np.float64], end: NDArray[np.float64], reach: float
+) -> tuple[slice, slice] | None:
+    """Rows and columns of the points within `reach` of a segment's bounding box; None if there are none."""
+    low = np.floor((np.minimum(start, end) - reach + 0.5) * side).astype(int)
+    high = np.ceil((np.maximum(start, end) + reach + 0.5) * side).astype(int) + 1
+    (left, top), (right, bottom) = np.clip(low, 0, side), np.clip(high, 0, side)
+    return (slice(top, bottom), slice(left, right)) if left < right and top < bottom else None
 
 
 def bent_line(
@@ -148,9 +197,9 @@ _DIGITS: dict[str, str] = {
 
 
 def digits(
-    canvas: Canvas, text: str, *, center: tuple[float, float], height: float, angle_deg: float, reach: float
+    canvas: Canvas, text: str, *, center: tuple[float, float], height: float, angle_deg: float, half_width: float
 ) -> NDArray[np.float64]:
-    """Distance to the strokes of a number, [N, N], FAR beyond `reach`.
+    """Distance to the strokes of a number over their half width, [N, N]: up to 1 on them, FAR beyond 2.
 
     Args:
         canvas: gives the N x N points.
@@ -158,14 +207,13 @@ def digits(
         center: middle of the number.
         height: of a digit in picture sides.
         angle_deg: of the writing direction.
-        reach: distances above this are not needed.
+        half_width: of the strokes.
     """
     if not text or any(sign not in _DIGITS for sign in text):
         raise ValueError(f"only digits can be stamped, got {text!r}")
-    nearest = np.full((canvas.side, canvas.side), FAR)
+    lines = []
     for place, sign in enumerate(text):
         left = 0.85 * (place - 0.5 * (len(text) - 1)) - 0.3
         corners = np.array([[int(corner[0], 16), int(corner[1], 16)] for corner in _DIGITS[sign].split()]) / 10.0
-        points = _turned(height * (corners[:, 0] + left), height * (corners[:, 1] - 0.5), center, angle_deg)
-        np.minimum(nearest, stroke(canvas, points, reach=reach).distance, out=nearest)
-    return nearest
+        lines.append(_turned(height * (corners[:, 0] + left), height * (corners[:, 1] - 0.5), center, angle_deg))
+    return nearest(canvas, lines, half_widths=[half_width] * len(lines), reach=2.0)
