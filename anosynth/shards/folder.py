@@ -84,6 +84,19 @@ class Folder:
         found = (str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in entries)
         return sorted(name for name in found if not name.startswith(TEMPORARY_PREFIX))
 
+    def files(self, under: str) -> list[str]:
+        """Names of all files below a subfolder, relative to this folder, sorted, without temporary ones."""
+        found = (str(path).removeprefix(f"{self.root}/") for path in self.fs.find(self.path(under)))
+        return sorted(name for name in found if not name.rsplit("/", 1)[-1].startswith(TEMPORARY_PREFIX))
+
+    def age_s(self, name: str) -> float:
+        """Seconds since an entry was written; 0 if it is gone or its file system keeps no times."""
+        try:
+            written = self.fs.modified(self.path(name))
+        except (FileNotFoundError, NotImplementedError):
+            return 0.0
+        return time.time() - float(written.timestamp())
+
     def open_file(self, name: str) -> BinaryIO:
         """Open an entry for reading.
 

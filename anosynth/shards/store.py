@@ -95,7 +95,7 @@ class ShardStore:
         A local file is hashed again if its modification time is not the committed one; other bytes count as absent,
         so the shard is made again.
         """
-        record = self._commit(str(fingerprint))
+        record = self.commit(str(fingerprint))
         return record is not None and self._sound(record)
 
     def put(self, job: ShardJob, samples: Iterable[Sample]) -> ShardInfo:
@@ -145,13 +145,30 @@ class ShardStore:
             record = self._publish(record)
         return record.info(job)
 
+    def commit(self, fingerprint: str) -> CommitRecord | None:
+        """The commit of a shard, None if there is none.
+
+        Raises:
+            ShardError: if it is unreadable.
+        """
+        name = f"{COMMITS}/{fingerprint}.json"
+        try:
+            value = json.loads(self.folder.read(name))
+            return CommitRecord(**{**value, "licences": tuple(value["licences"])})
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError, KeyError) as error:
+            raise ShardError(
+                f"{self.folder.label(name)} is unreadable ({error}); delete it and run the same command again"
+            ) from error
+
     def record(self, job: ShardJob) -> CommitRecord:
         """The commit of a job's shard.
 
         Raises:
             ShardError: if the store has no such shard, or it holds another number of rows.
         """
-        found = self._commit(job.fingerprint)
+        found = self.commit(job.fingerprint)
         if found is None:
             raise ShardError(
                 f"{self.folder.url} does not hold shard {job.shard} of {_key(job)} ({job.fingerprint}); "
@@ -170,7 +187,7 @@ class ShardStore:
         Raises:
             ShardError: if the store has no such shard.
         """
-        record = self._commit(fingerprint)
+        record = self.commit(fingerprint)
         try:
             if record is not None:
                 return self.folder.open_file(record.data)
@@ -239,24 +256,12 @@ class ShardStore:
             )
         return data
 
-    def _commit(self, fingerprint: str) -> CommitRecord | None:
-        name = f"{COMMITS}/{fingerprint}.json"
-        try:
-            value = json.loads(self.folder.read(name))
-            return CommitRecord(**{**value, "licences": tuple(value["licences"])})
-        except FileNotFoundError:
-            return None
-        except (ValueError, TypeError, KeyError) as error:
-            raise ShardError(
-                f"{self.folder.label(name)} is unreadable ({error}); delete it and run the same command again"
-            ) from error
-
     def _publish(self, record: CommitRecord) -> CommitRecord:
         """Create the commit, or yield to a sound one that is there."""
         name = f"{COMMITS}/{record.fingerprint}.json"
         text = canonical_json(asdict(record))
         while not self.folder.create(name, text):
-            winner = self._commit(record.fingerprint)
+            winner = self.commit(record.fingerprint)
             if winner is None:
                 continue
             if self._sound(winner):
