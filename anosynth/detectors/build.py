@@ -12,8 +12,9 @@ from anosynth.detectors.batches import Augmentation
 from anosynth.detectors.patchcore import PatchCore
 from anosynth.detectors.protocol import Detector
 from anosynth.detectors.unet import UNetLocalizer
+from anosynth.errors import ParamsError
 from anosynth.features.encoder import PatchFeatures
-from anosynth.params import ComputeParams, DetectorSpec, PatchCoreSpec, UNetSpec
+from anosynth.params import ArmParams, ComputeParams, DetectorSpec, PatchCoreSpec, UNetSpec
 
 FeaturesOpener = Callable[[], PatchFeatures]
 
@@ -36,7 +37,12 @@ def build_detector(
         init_seed: of initial weights; equal for the arms of one comparison. Means nothing before `load`.
         draw_seed: of everything drawn while fitting. Means nothing before `load`.
         name: for progress, log and errors.
+
+    Raises:
+        ParamsError: if the device is not there.
     """
+    if compute.device == "cuda" and not torch.cuda.is_available():
+        raise ParamsError("compute.device is cuda, but this process sees no CUDA device; set it to cpu")
     match spec:
         case PatchCoreSpec():
             return PatchCore(
@@ -63,6 +69,17 @@ def build_detector(
                 device=torch.device(compute.device),
                 name=name,
             )
+        case _:
+            assert_never(spec)
+
+
+def used_by(spec: DetectorSpec, arm: ArmParams) -> ArmParams:
+    """What of an arm a detector looks at: a one-class detector sees no pairs, so they neither shape nor license it."""
+    match spec:
+        case PatchCoreSpec():
+            return arm.model_copy(update={"real_pairs": False, "methods": []})
+        case UNetSpec():
+            return arm
         case _:
             assert_never(spec)
 

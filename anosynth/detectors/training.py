@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from anosynth.errors import TrainingError
+from anosynth.progress import track
 
 LOG_EVERY = 50
 WARM_UP_RATIO = 0.1
@@ -73,7 +73,7 @@ def train(
     average = [parameter.detach().clone() for parameter in parameters]
     optimizer = torch.optim.AdamW(parameters, lr=peak_lr, weight_decay=WEIGHT_DECAY, fused=True)
     network.train()
-    for step in tqdm(range(steps), desc=name, unit="step", leave=False, mininterval=1.0):
+    for step in track(range(steps), total=steps, doing=name, unit="step"):
         rate = learning_rate(step, steps=steps, peak=peak_lr)
         for group in optimizer.param_groups:
             group["lr"] = rate
