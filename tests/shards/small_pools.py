@@ -22,6 +22,7 @@ def make_jobs(
     seed: int = 7,
     shape: Mapping[str, object] | None = None,
     algorithm: int = 1,
+    method: str = "",
 ) -> tuple[ShardJob, ...]:
     """Plan a pool of washers: perlin scratches, or sampled normals."""
     return plan_shards(
@@ -29,7 +30,7 @@ def make_jobs(
         pool=pool,
         category="washer",
         defect="scratch" if pool == "pairs" else None,
-        method="perlin" if pool == "pairs" else "sample",
+        method=method or ("perlin" if pool == "pairs" else "sample"),
         n=n,
         shard_rows=shard_rows,
         batch_size=batch_size,
@@ -41,7 +42,14 @@ def make_jobs(
     )
 
 
-def make_sample(spec: SampleSpec, *, size: tuple[int, int] = (24, 32), licence: str = "CC0-1.0") -> Sample:
+def make_sample(
+    spec: SampleSpec,
+    *,
+    size: tuple[int, int] = (24, 32),
+    licence: str = "CC0-1.0",
+    shot_ids: tuple[str, ...] = ("a" * 64, "b" * 64),
+    parent_id: str = "c" * 64,
+) -> Sample:
     """Draw a sample from its own seed: noise, with a rectangle as mask if it is a pair."""
     rng = np.random.default_rng(spec.seed)
     height, width = size
@@ -57,10 +65,10 @@ def make_sample(spec: SampleSpec, *, size: tuple[int, int] = (24, 32), licence: 
         image=image,
         mask=mask,
         provenance=Provenance(
-            shot_ids=("a" * 64, "b" * 64),
+            shot_ids=shot_ids,
             licence=licence,
             prompt="a photo of normal steel washer" if not pair else None,
-            parent_id="c" * 64 if pair else None,
+            parent_id=parent_id if pair else None,
             backbone="d" * 32,
             adapter=None,
         ),
