@@ -181,8 +181,17 @@ def _supervise(stage: Stage, title: str, command: Sequence[str], *, root: Path, 
     return time.monotonic() - started
 
 
+def progress_percent(line: str) -> float | None:
+    """How far a loop is, from a line of anosynth/progress.py or from a tqdm bar; None for any other line."""
+    counted = re.search(r" (\d+) of (\d+), [\d.]+ per second, ", line)
+    if counted:
+        return 100.0 * int(counted[1]) / int(counted[2])
+    bar = re.search(r"(\d{1,3})%\|", line)
+    return float(bar[1]) if bar else None
+
+
 class _Progress:
-    """One progress artifact, moved by the percentages of the process's own progress bars."""
+    """One progress artifact, moved by what the process says about its loops."""
 
     def __init__(self, title: str) -> None:
         key = "progress-" + re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
@@ -192,14 +201,12 @@ class _Progress:
         self._next_at = time.monotonic() + PROGRESS_EVERY_S
 
     def see(self, line: str) -> bool:
-        """Move the artifact if the line is a progress bar, not more often than every few seconds; say if it was one."""
-        found = re.search(r"(\d{1,3})%\|", line)
-        if found is None:
-            return False
-        if time.monotonic() >= self._next_at:
-            update_progress_artifact(self._artifact, float(found[1]))
+        """Move the artifact, not more often than every few seconds; say if the line was about progress."""
+        percent = progress_percent(line)
+        if percent is not None and time.monotonic() >= self._next_at:
+            update_progress_artifact(self._artifact, percent)
             self._next_at = time.monotonic() + PROGRESS_EVERY_S
-        return True
+        return percent is not None
 
     def done(self) -> None:
         update_progress_artifact(self._artifact, 100.0)

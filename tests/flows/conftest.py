@@ -76,6 +76,7 @@ if part == "all":
 """
 
 REPORT = """\
+import json
 from pathlib import Path
 
 
@@ -83,7 +84,8 @@ def run(*, layout): ...
 
 
 Path("results/report").mkdir(parents=True)
-Path("results/report/report.json").write_text('{"rows": [{"detector": "unet", "pixel_ap": 0.5}]}')
+found = {"washer": {"unet": {"real": {"pixel_ap": {"mean": 0.5, "sd": None, "seeds": 1}}}}}
+Path("results/report/report.json").write_text(json.dumps({"detection": found}))
 """
 
 

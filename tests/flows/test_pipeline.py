@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -56,7 +57,8 @@ def test_temporary_trouble_is_retried_and_everything_is_made_shown_and_recorded(
         "perlin 0:1 ", "perlin 0:1 ", "perlin 1:2 ", "perlin all ",
     ]  # fmt: skip
     shown = asyncio.run(artifacts())
-    assert shown["report"] == ['[{"detector": "unet", "pixel_ap": 0.5}]']
+    (report,) = shown["report"]
+    assert json.loads(report) == [{"category": "washer", "detector": "unet", "arm": "real", "pixel_ap": 0.5}]
     assert shown["progress-index-washer"] == ["100"]
     assert sorted(shown["progress-generate-pairs-washer-scratch-perlin-0-1"]) == ["0", "100"]
 

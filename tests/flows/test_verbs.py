@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.verbs import TAIL_LINES, Ended, Slots, exit_code, run_process, what_was_said
+from anosynth.progress import track
+from flows.verbs import TAIL_LINES, Ended, Slots, exit_code, progress_percent, run_process, what_was_said
 
 
 def python(code: str, root: Path, lines: list[str] | None = None) -> Ended:
@@ -88,6 +89,25 @@ def test_the_message_of_the_task_is_found_among_the_noise() -> None:
     )
     assert what_was_said("index", tail) == "index: params.yaml has 2 errors:\n  seed: missing\n  image: missing"
     assert what_was_said("screen", tail[:3]) == "\n".join(tail[:3])
+
+
+@pytest.mark.parametrize(
+    ("line", "percent"),
+    [
+        ("generate_normals washer: shard 3 of 12, 0.41 per second, 22 s left", 25.0),
+        ("epochs:  50%|#####     | 1/2 [00:01<00:01,  1.0it/s]", 50.0),
+        ("index: 3 of 12 records are normal", None),
+        ("", None),
+    ],
+)
+def test_progress_is_read_from_lines_and_from_bars(line: str, percent: float | None) -> None:
+    assert progress_percent(line) == percent
+
+
+def test_progress_is_read_from_what_the_library_writes(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="anosynth.progress"):
+        assert list(track(range(4), total=4, doing="washer", unit="shard")) == [0, 1, 2, 3]
+    assert [progress_percent(line) for line in caplog.messages] == [25.0, 50.0, 75.0, 100.0]
 
 
 def test_slots_bound_how_many_run_and_deal_out_devices() -> None:

@@ -1,0 +1,183 @@
+"""`dvc repro` and the flow run the same stages and leave the same record."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.pipeline.conftest import read_lock, run
+from tests.toy import toy_params, write_params
+
+NUM_STAGES = 13  # ten stages of dvc.yaml, of which three have two instances
+
+pytestmark = pytest.mark.slow
+
+
+def tracked_changes(root: Path) -> list[str]:
+    listed = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, check=True)
+    return listed.stdout.splitlines()
+
+
+def test_both_front_doors_leave_the_same_record(reproduced: Path, flowed: Path) -> None:
+    by_dvc, by_flow = read_lock(reproduced), read_lock(flowed)
+    assert by_dvc == by_flow
+    stages = by_dvc["stages"]
+    assert isinstance(stages, dict)
+    assert len(stages) == NUM_STAGES
+
+
+def test_a_second_repro_does_nothing(reproduced: Path) -> None:
+    before = (reproduced / "dvc.lock").read_bytes()
+    ran = run(["-m", "dvc", "repro"], reproduced)
+    assert ran.code == 0
+    assert "Data and pipelines are up to date." in ran.said
+    assert "Running stage" not in ran.said
+    assert (reproduced / "dvc.lock").read_bytes() == before
+
+
+def test_a_second_flow_does_nothing(flowed: Path, tmp_path: Path) -> None:
+    before = (flowed / "dvc.lock").read_bytes()
+    ran = run(["-m", "flows.pipeline"], flowed, PREFECT_HOME=str(tmp_path))
+    assert ran.code == 0, ran.said
+    assert (flowed / "dvc.lock").read_bytes() == before
+    assert "Running stage" not in ran.said
+    assert len(re.findall(r"Stage '\S+' didn't change, skipping", ran.said)) == NUM_STAGES
+
+
+def test_git_sees_the_record_and_nothing_else(reproduced: Path, flowed: Path) -> None:
+    for root in (reproduced, flowed):
+        assert tracked_changes(root) == ["?? dvc.lock"]
+
+
+def test_store_cache_and_workspace_share_one_copy_of_a_shard(reproduced: Path) -> None:
+    sealed = sorted((reproduced / "data" / "pairs").rglob("*.parquet"))
+    assert len(sealed) >= 4
+    cached = {path.stat().st_ino for path in (reproduced / ".dvc" / "cache").rglob("*") if path.is_file()}
+    stored = {path.stat().st_ino for path in (reproduced / ".anosynth").rglob("*.parquet")}
+    for path in sealed:
+        assert path.stat().st_ino in cached & stored, path
+
+
+def test_the_data_set_verifies_and_a_damaged_shard_is_found(reproduced: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "project"
+    shutil.copytree(reproduced, copy, ignore=shutil.ignore_patterns(".git", ".dvc", ".anosynth"))
+    sound = run(["-m", "anosynth", "verify"], copy)
+    assert sound.code == 0, sound.said
+
+    shard = sorted((copy / "data" / "pairs" / "washer" / "scratch" / "perlin").glob("*.parquet"))[1]
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    shard.unlink()
+    shard.write_bytes(data)
+    damaged = run(["-m", "anosynth", "verify"], copy)
+    assert damaged.code == 1
+    assert "Traceback" not in damaged.said
+    assert shard.name in damaged.said
+    assert "dvc repro" in damaged.said
+
+    reader = run(["-m", "tasks.screen", "--category", "washer"], copy)
+    assert reader.code == 2
+    assert "Traceback" not in reader.said
+    assert shard.name in reader.said
+    assert "generate_pairs@washer-scratch-perlin" in reader.said
+
+
+def test_dvc_shows_metrics_and_plots(reproduced: Path) -> None:
+    metrics = run(["-m", "dvc", "metrics", "show", "--json"], reproduced)
+    assert metrics.code == 0, metrics.said
+    found = json.loads(metrics.said.strip().splitlines()[-1])
+    assert "pixel_ap" in json.dumps(found)
+    plots = run(["-m", "dvc", "plots", "show", "--json", "--out", ".anosynth/plots"], reproduced)
+    assert plots.code == 0, plots.said
+
+
+def test_one_changed_detector_parameter_reruns_only_what_depends_on_it(flowed: Path) -> None:
+    params = toy_params()
+    params["detectors"]["unet"]["steps"] += 1  # type: ignore[index]
+    write_params(flowed, params)
+    ran = run(["-m", "dvc", "repro"], flowed)
+    assert ran.code == 0, ran.said
+    assert re.findall(r"Running stage '(\S+)'", ran.said) == [
+        "check_params", "fit_detector@unet-washer", "evaluate@unet-washer", "report",
+    ]  # fmt: skip
+
+
+def refused_by_dvc(root: Path, params: dict[str, object]) -> str:
+    write_params(root, params)
+    ran = run(["-m", "dvc", "repro"], root)
+    assert ran.code not in (0, 2)  # 255, DVC's own code for any failed stage; the stage itself ended with 2
+    assert "failed to reproduce 'check_params': failed to run: python -m tasks.check_params, exited with 2" in ran.said
+    assert re.findall(r"Running stage '(.+)'", ran.said) == ["check_params"]
+    return ran.said
+
+
+def hostile_params() -> dict[str, object]:
+    params = toy_params()
+    grid, objects = params["grid"], params["objects"]
+    assert isinstance(grid, dict)
+    assert isinstance(objects, dict)
+    for name in ("x; touch pwned", "../../../anosynth", "$(touch pwned)"):
+        grid["categories"].append(name)
+        objects[name] = objects["washer"]
+    grid["pairs"]["y; touch pwned"] = {
+        "category": "washer",
+        "defect": "`touch pwned`",
+        "method": "perlin",
+        "z;touch pwned": 1,
+    }
+    return params
+
+
+def test_hostile_names_are_refused_before_anything_runs_or_is_removed(reproduced: Path, tmp_path: Path) -> None:
+    root = tmp_path / "project"
+    shutil.copytree(reproduced, root)
+    before = {path: path.stat().st_mtime_ns for path in root.glob("data/*/**/*") if path.is_file()}
+    assert len(before) >= 8
+    said = refused_by_dvc(root, hostile_params())
+    assert "  grid.categories.1: is 'x; touch pwned'; a key is a slug" in said
+    assert "  grid.categories.2: is '../../../anosynth'; a key is a slug" in said
+    assert "z;touch pwned: unknown key" in said
+    assert not list(tmp_path.rglob("pwned"))
+    assert before == {path: path.stat().st_mtime_ns for path in root.glob("data/*/**/*") if path.is_file()}
+    assert (root / "anosynth" / "params.py").is_file()
+    for stage in ("index@x; touch pwned", "generate_pairs@y; touch pwned", "fit_detector@unet-$(touch pwned)"):
+        single = run(["-m", "dvc", "repro", "--single-item", stage], root)
+        assert single.code != 0
+        assert not list(tmp_path.rglob("pwned"))
+
+    flow = run(["-m", "flows.pipeline"], root)
+    assert flow.code == 2
+    assert "pipeline: params.yaml has " in flow.said
+    assert not list(tmp_path.rglob("pwned"))
+    looked = run(["-m", "anosynth", "params"], root)
+    assert looked.code == 2
+
+
+def test_a_misspelt_section_stops_every_stage_with_all_errors_at_once(reproduced: Path, tmp_path: Path) -> None:
+    root = tmp_path / "project"
+    shutil.copytree(reproduced, root)
+    params = toy_params({"image": {"size_px": 65}})
+    params["scren"] = params.pop("screen")
+    said = refused_by_dvc(root, params)
+    assert "params.yaml has 3 errors:" in said
+    for line in ("  image.size_px: is 65; ", "  screen: missing; ", "  scren: unknown key; "):
+        assert line in said
+    assert "Traceback" not in said
+
+
+def test_make_repro_looks_at_params_first_so_that_its_exit_code_is_2(repository: Path) -> None:
+    recipe = (repository / "Makefile").read_text(encoding="utf-8").split("\nrepro:")[1].split("\n\n")[0]
+    assert recipe.index("anosynth params") < recipe.index("dvc repro")
+
+
+def test_the_clone_ran_what_dvc_yaml_says(reproduced: Path) -> None:
+    lock = read_lock(reproduced)["stages"]
+    assert isinstance(lock, dict)
+    written = yaml.safe_load((reproduced / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    assert {name.partition("@")[0] for name in lock} == set(written)
