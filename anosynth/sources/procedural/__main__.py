@@ -55,7 +55,7 @@ def _sound(category: str, index: int, size_px: int, seed: int) -> NDArray[np.uin
     return render(category, defect=None, seed=seed_for(seed, category, "good", index), size_px=size_px).image
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Write the sheet asked for."""
     parser = argparse.ArgumentParser(
         prog="python -m anosynth.sources.procedural",
@@ -69,11 +69,11 @@ def main() -> None:
     parser.add_argument("--columns", type=int, default=8)
     parser.add_argument("--size-px", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     options = {"columns": chosen.columns, "size_px": chosen.size_px, "seed": chosen.seed}
     pixels = sheet(chosen.category, **options) if chosen.category else overview(**options)
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(chosen.out, quality=88)
+    Image.fromarray(pixels).save(chosen.out, quality=72)
     print(f"{chosen.out}: {pixels.shape[1]} x {pixels.shape[0]} px")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -210,4 +210,5 @@ def chip(
     if ground is None:
         return fracture
     through = smoothstep(0.004, 0.0, height - ground.height) * gone
-    return lay(ground, fracture, cover=through)
+    standing = replace(fracture, height=np.maximum(height, ground.height))
+    return lay(ground, standing, cover=through)

@@ -104,7 +104,7 @@ class Cells:
 
     Attributes:
         nearest: distance to the nearest feature point, in cells, [N, N].
-        second: distance to the second nearest.
+        second: distance to the second nearest among the 3 x 3 lattice cells around; rarely an overestimate.
         key: integer [N, N] in [0, 4096), equal inside a cell; index a table of 4,096 random values with it.
     """
 
