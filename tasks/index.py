@@ -8,7 +8,8 @@ from anosynth.imaging import MAX_PIXELS
 from anosynth.layout import Layout
 from anosynth.params import ObjectParams, PairKey, ProceduralSource, SourceSpec, SplitParams
 from anosynth.samples import ROLES
-from anosynth.sources.index import examine, write_index
+from anosynth.sources.examine import examine
+from anosynth.sources.index import write_index
 from anosynth.sources.open import open_source
 from anosynth.sources.split import assign_roles
 from tasks._bind import main

@@ -12,10 +12,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from tqdm import tqdm
 
 from anosynth.errors import DataError
 from anosynth.imaging import hamming_bits
+from anosynth.progress import track
 from anosynth.samples import Record
 from anosynth.selection.residuals import FINE_PX, TURNS, Fine, coarse_correlations, grey_square, turned
 
@@ -79,8 +79,7 @@ def compare(
         return []
     side = min(FINE_PX, *(min(record.height, record.width) for record in records))
     squares = np.stack([grey_square(image(record), side=side) for record in (*train, *sealed)])
-    with tqdm(total=len(train), desc="leak check", unit="image", mininterval=1.0) as bar:
-        coarse = coarse_correlations(squares[: len(train)], squares[len(train) :], bar.update)
+    coarse = coarse_correlations(squares[: len(train)], squares[len(train) :])
     bits = np.array([[hamming_bits(one.phash, two.phash) for two in sealed] for one in train])
     nominated = coarse >= np.array([_outlier_limit(plane) for plane in coarse])[:, None, None]
     nominated[0] |= bits <= phash_bits
@@ -92,7 +91,7 @@ def compare(
         return fine.band(turned(squares[at], turn))
 
     found = []
-    for one, two in tqdm(pairs, desc="close look", unit="pair", mininterval=1.0, disable=len(pairs) < 100):
+    for one, two in track(pairs, total=len(pairs), doing="leak check, close look", unit="pair"):
         results = [
             (fine.correlation(band(int(one), 0), band(len(train) + int(two), int(turn))), TURNS[turn])
             for turn in np.flatnonzero(nominated[:, one, two])

@@ -18,7 +18,6 @@ the class, without registering first; `Fine.correlation` does it for one pair at
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,6 +25,8 @@ import numpy as np
 from PIL import Image
 from scipy import fft
 from scipy.ndimage import gaussian_filter, shift
+
+from anosynth.progress import track
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -157,9 +158,7 @@ class ClassTemplate:
         return [_peak(plane, reach=self._side // 8) for plane in correlation]
 
 
-def coarse_correlations(
-    first: NDArray[np.uint8], second: NDArray[np.uint8], report: Callable[[int], object]
-) -> NDArray[np.float32]:
+def coarse_correlations(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Correlate the residuals of every pair at 64 px, at their best shift, in eight orientations of the second.
 
     About 40 microseconds a pair and orientation on one core. The correlation is a lower bound of what a close look
@@ -168,7 +167,6 @@ def coarse_correlations(
     Args:
         first: grey squares [N, S, S].
         second: grey squares [M, S, S] of the same class.
-        report: called with the number of images of `first` done since the last call.
 
     Returns:
         float32 [8, N, M], each in [-1, 1].
@@ -189,11 +187,10 @@ def coarse_correlations(
     queries = whitened(small[: len(first)])
     found = np.empty((len(TURNS), len(first), len(second)), dtype=np.float32)
     references = [whitened(turned(small[len(first) :], turn)) for turn in range(len(TURNS))]
-    for at, query in enumerate(queries):
+    for at, query in enumerate(track(queries, total=len(queries), doing="leak check", unit="image")):
         for turn, reference in enumerate(references):
             planes = fft.irfft2(reference * query.conj(), s=(side, side))
             found[turn, at] = planes.max(axis=(1, 2))
-        report(1)
     return found
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import pyarrow as pa
 
 from anosynth.errors import DataError
 
@@ -49,6 +54,25 @@ def list_images(folder: Path, *, what: str) -> list[Path]:
             raise DataError(f"{entry}: a folder among the {what}; images lie directly in {folder.name}, so move them")
         images.append(entry)
     return sorted(images, key=lambda entry: natural_key(entry.name))
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give a name beside `path` to write to; renamed to `path` at the end, removed if anything goes wrong.
+
+    Raises:
+        DataError: if the file cannot be written, for example because the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path}: cannot be written ({error}); free some space or correct the folder") from error
 
 
 def list_folders(folder: Path) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 from anosynth.errors import DataError
 from anosynth.fingerprint import digest_value
 from anosynth.samples import Record, Role, Shot, record_from_json, record_to_json
+from anosynth.sources.files import written_whole
 from anosynth.sources.index import IndexImages
 
 if TYPE_CHECKING:
@@ -91,15 +91,8 @@ def write_lock(lock: ShotsLock, path: Path) -> None:
     """
     content = _to_json(lock)
     text = json.dumps({**content, "digest": digest_value(content)}, sort_keys=True, indent=1, ensure_ascii=False)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error}); free some space or correct the folder") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_lock(path: Path) -> ShotsLock:

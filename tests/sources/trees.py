@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,11 @@ BOTTLE = ObjectParams.model_validate({"name": "glass bottle"})
 def picture(seed: int, *, height: int = SIDE, width: int = SIDE) -> NDArray[np.uint8]:
     """A different image for every seed, uint8 RGB [height, width, 3]."""
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def picture_of(path: str) -> NDArray[np.uint8]:
+    """The image that `item` gives a path."""
+    return picture(zlib.crc32(path.encode()))
 
 
 def spot(*, side: int = SIDE) -> NDArray[np.uint8]:
@@ -65,7 +71,7 @@ def item(
     mask: bytes | None = None,
 ) -> SourceItem:
     """An item in memory."""
-    data = encode_png(picture(sum(path.encode()))) if image is None else image
+    data = encode_png(picture_of(path)) if image is None else image
     truth = mask if mask is not None else encode_png(spot())
     return SourceItem(
         path=path,
