@@ -82,9 +82,7 @@ def run(
                 for job in track(missing, total=len(missing), doing=f"generate_normals {category}", unit="shard"):
                     store.put(job, normals.samples(job, generator, generate_normals))
     if only is not None:
-        print(
-            f"generate_normals: {len(wanted)} of {len(jobs)} shards of {category} in the store ({len(missing)} made now)"
-        )
+        print(f"generate_normals: {len(wanted)} shards of {category} are in the store ({len(missing)} made now)")
         return
     manifest = seal(jobs, store, layout.normals(category))
     print(

@@ -1,0 +1,201 @@
+"""Personalization: shots in, one adapter out, resumable, the backbone as it was."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from anosynth.diffusion.adapters import Adapter, lora_parameters
+from anosynth.diffusion.latent import LatentDiffusion
+from anosynth.diffusion.personalize import ALGORITHM, Subject, personalize, prior_set, shot_set, stored_adapter
+from anosynth.errors import TrainingError
+from anosynth.params import ComputeParams, PersonalizeNormalsParams
+from anosynth.shards.store import ShardStore
+
+SETTINGS = PersonalizeNormalsParams(
+    rank=2, alpha=2.0, lr=1e-3, steps=3, batch_size=2, prior_images=3, prior_steps=2, checkpoint_every=2, log_every=2
+)
+# Recorded by this test; they change only together with personalize.ALGORITHM.
+GOLDEN_ALGORITHM = 1
+GOLDEN_LOSSES = {"loss_first_tenth": 2.320028, "loss_last_tenth": 2.234295, "loss_mean": 2.337219}
+GOLDEN_NORM = 65.86521
+
+
+class PowerCutError(Exception):
+    pass
+
+
+def pictures() -> list[np.ndarray]:
+    return list(np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8))
+
+
+def subject(backbone: LatentDiffusion) -> Subject:
+    return Subject("tile", "ceramic tile", True, ("a" * 64, "b" * 64), 64, backbone.identity, 7)
+
+
+def trained(
+    backbone: LatentDiffusion,
+    compute: ComputeParams,
+    store: ShardStore,
+    settings: PersonalizeNormalsParams = SETTINGS,
+) -> Adapter:
+    return personalize(backbone, pictures(), subject(backbone), settings, compute=compute, store=store)
+
+
+def test_the_backbone_is_left_as_it_was_and_the_store_holds_the_adapter(
+    own_backbone: LatentDiffusion, compute: ComputeParams, tmp_path: Path
+) -> None:
+    store, before = (
+        ShardStore(tmp_path),
+        {name: value.clone() for name, value in own_backbone.unet.state_dict().items()},
+    )
+    fingerprint = subject(own_backbone).fingerprint(SETTINGS, compute)
+    assert stored_adapter(fingerprint, store) is None
+    adapter = trained(own_backbone, compute, store)
+    assert not lora_parameters(own_backbone.unet)
+    assert all(torch.equal(value, before[name]) for name, value in own_backbone.unet.state_dict().items())
+    kept = stored_adapter(fingerprint, store)
+    assert kept is not None
+    assert kept.digest == adapter.digest
+    assert kept.facts == adapter.facts
+    assert adapter.facts["prompt"] == "a photo of normal ceramic tile"
+    assert adapter.facts["shot_ids"] == ["a" * 64, "b" * 64]
+    assert adapter.backbone == own_backbone.identity
+
+
+def test_results_change_only_with_the_algorithm_number(
+    own_backbone: LatentDiffusion, compute: ComputeParams, tmp_path: Path
+) -> None:
+    adapter = trained(own_backbone, compute, ShardStore(tmp_path))
+    assert ALGORITHM == GOLDEN_ALGORITHM
+    for name, value in GOLDEN_LOSSES.items():
+        assert adapter.facts[name] == pytest.approx(value, rel=1e-4)
+    assert sum(float(value.norm()) for value in adapter.tensors.values()) == pytest.approx(GOLDEN_NORM, rel=1e-3)
+
+
+def test_a_killed_run_goes_on_to_the_same_adapter_and_draws_its_prior_once(
+    own_backbone: LatentDiffusion, compute: ComputeParams, tmp_path: Path
+) -> None:
+    wanted = trained(own_backbone, compute, ShardStore(tmp_path / "whole"))
+    store, calls, limit = ShardStore(tmp_path / "cut"), [0], [0]
+
+    def count(_: nn.Module, _inputs: object) -> None:
+        calls[0] += 1
+        if calls[0] > limit[0]:
+            raise PowerCutError
+
+    handle = own_backbone.unet.register_forward_pre_hook(count)
+    limit[0] = 4 + 2  # two batches of prior images of two steps, then two training steps
+    with pytest.raises(PowerCutError):
+        trained(own_backbone, compute, store)
+    assert not lora_parameters(own_backbone.unet)
+    calls[0], limit[0] = 0, 1  # the prior set and two steps are stored: one step is left
+    adapter = trained(own_backbone, compute, store)
+    handle.remove()
+    assert adapter.digest == wanted.digest
+    assert adapter.facts == wanted.facts
+
+
+def test_without_prior_weight_or_images_no_prior_is_drawn(
+    own_backbone: LatentDiffusion, compute: ComputeParams, tmp_path: Path
+) -> None:
+    calls = [0]
+
+    def count(_: nn.Module, _inputs: object) -> None:
+        calls[0] += 1
+
+    own_backbone.unet.register_forward_pre_hook(count)
+    for change in ({"prior_weight": 0.0}, {"prior_images": 0}):
+        calls[0] = 0
+        trained(own_backbone, compute, ShardStore(tmp_path / str(change)), SETTINGS.model_copy(update=change))
+        assert calls[0] == SETTINGS.steps
+
+
+def test_the_prior_set_is_what_the_untouched_backbone_draws_of_the_class(
+    own_backbone: LatentDiffusion, compute: ComputeParams, tmp_path: Path
+) -> None:
+    store = ShardStore(tmp_path)
+    drawn = prior_set(own_backbone, subject(own_backbone), SETTINGS, compute=compute, store=store)
+    again = prior_set(own_backbone, subject(own_backbone), SETTINGS, compute=compute, store=store)
+    assert drawn.moments.mean.shape == (3, 4, 8, 8)
+    assert torch.equal(drawn.moments.mean, again.moments.mean)
+    assert drawn.moments.std.abs().max() == 0.0
+    assert torch.equal(drawn.text.states, own_backbone.embed(["a photo of ceramic tile"]).states)
+    guided = SETTINGS.model_copy(update={"prior_guidance": 3.0})
+    other = prior_set(own_backbone, subject(own_backbone), guided, compute=compute, store=store)
+    assert not torch.allclose(other.moments.mean, drawn.moments.mean, atol=1e-2)
+
+
+def test_mirrored_shots_join_only_where_a_mirror_image_is_normal(own_backbone: LatentDiffusion) -> None:
+    images = pictures()
+    plain = shot_set(own_backbone, images, caption="tile", mirror=False)
+    both = shot_set(own_backbone, images, caption="tile", mirror=True)
+    assert (len(plain.moments), len(both.moments)) == (2, 4)
+    flipped = own_backbone.encode([np.ascontiguousarray(images[1][:, ::-1])])
+    assert torch.allclose(both.moments.mean[3:], flipped, atol=1e-4)
+    assert torch.allclose(both.moments.mean[2:3], plain.moments.mean[1:], atol=1e-4)
+
+
+def _moved(value: object) -> object:
+    match value:
+        case bool():
+            return not value
+        case str():
+            return value + "x"
+        case tuple():
+            return value[:1]
+        case int() | float():
+            return value + 1
+        case None:
+            return 5.0
+    raise AssertionError(value)
+
+
+def test_the_fingerprint_follows_everything_that_shapes_the_adapter_and_nothing_else(
+    backbone: LatentDiffusion, compute: ComputeParams
+) -> None:
+    base = subject(backbone)
+    seen = {base.fingerprint(SETTINGS, compute)}
+    changes = 0
+    for name, value in vars(base).items():
+        seen.add(replace(base, **{name: _moved(value)}).fingerprint(SETTINGS, compute))
+        changes += 1
+    for name in PersonalizeNormalsParams.model_fields:
+        changed = SETTINGS.model_copy(update={name: _moved(getattr(SETTINGS, name))})
+        if name in ("checkpoint_every", "log_every"):
+            assert base.fingerprint(changed, compute) in seen
+        else:
+            seen.add(base.fingerprint(changed, compute))
+            changes += 1
+    seen.add(base.fingerprint(SETTINGS, compute.model_copy(update={"threads": 2})))
+    assert len(seen) == changes + 2
+    assert changes == 7 + 12
+
+
+def test_a_learning_rate_that_explodes_ends_in_one_sentence_and_keeps_no_adapter(
+    own_backbone: LatentDiffusion, compute: ComputeParams, tmp_path: Path
+) -> None:
+    store = ShardStore(tmp_path)
+    with torch.no_grad():
+        own_backbone.unet.conv_out.weight.fill_(float("inf"))
+    settings = SETTINGS.model_copy(update={"prior_weight": 0.0})
+    with pytest.raises(TrainingError, match="training personalize_normals tile: the loss of step 0"):
+        trained(own_backbone, compute, store, settings)
+    assert stored_adapter(subject(own_backbone).fingerprint(settings, compute), store) is None
+    assert not lora_parameters(own_backbone.unet)
+
+
+def test_facts_are_json_and_hold_no_time_or_place(
+    own_backbone: LatentDiffusion, compute: ComputeParams, tmp_path: Path
+) -> None:
+    facts: Mapping[str, object] = trained(own_backbone, compute, ShardStore(tmp_path)).facts
+    assert json.loads(json.dumps(facts)) == facts
+    assert set(facts) == {
+        "stage", "category", "fingerprint", "prompt", "prior_prompt", "shot_ids", "steps",
+        "loss_first_tenth", "loss_last_tenth", "loss_mean",
+    }  # fmt: skip
