@@ -18,7 +18,7 @@ os.environ.update(
 
 import random
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,8 @@ import pytest
 from tests.toy import make_project
 
 
-def _global_generators() -> dict[str, object]:
+def global_generators() -> dict[str, object]:
+    """States of the global generators of random, NumPy and, where it was imported, torch."""
     _, words, position, *_ = np.random.get_state()  # noqa: NPY002
     assert isinstance(words, np.ndarray)
     states: dict[str, object] = {"random": random.getstate(), "numpy.random": (words.tobytes(), position)}
@@ -36,17 +37,22 @@ def _global_generators() -> dict[str, object]:
     return states
 
 
+def drawn_since(before: Mapping[str, object]) -> list[str]:
+    """Names of the global generators whose state is not what it was."""
+    after = global_generators()
+    return [name for name, state in before.items() if after[name] != state]
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Run a test on one torch thread; fail it if it drew from a global generator, which other tests would move."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
-    before = _global_generators()
+    before = global_generators()
     result = yield
     if "prefect_server" in getattr(item, "fixturenames", ()):
         before.pop("random")  # Prefect names runs and spreads its retries with it
-    drawn = [name for name, state in _global_generators().items() if name in before and before[name] != state]
-    if drawn:
+    if drawn := drawn_since(before):
         pytest.fail(f"the test drew from the global generator of {', '.join(drawn)}", pytrace=False)
     return result
 

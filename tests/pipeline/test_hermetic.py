@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import importlib
+import random
 import shlex
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from dvc.repo import Repo
 
 from anosynth.fingerprint import digest_file
 from anosynth.layout import STORE_FOLDER, Layout
 from anosynth.params import load_params
 from tasks._bind import bind, fill
+from tests.conftest import drawn_since, global_generators
 from tests.pipeline.conftest import run
 
 NUM_STAGES = 13
@@ -44,6 +50,21 @@ def resolved_stages(root: Path) -> list[Resolved]:
             )
             for stage in repo.index.stages
         ]
+
+
+@contextmanager
+def other_global_states(seed: int) -> Iterator[None]:
+    """Put the global generators where no fresh process has them; fail if what runs inside draws from one."""
+    kept = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    torch.default_generator.manual_seed(seed)
+    before = global_generators()
+    yield
+    assert drawn_since(before) == []
+    random.setstate(kept[0])
+    np.random.set_state(kept[1])  # noqa: NPY002
+    torch.set_rng_state(kept[2])
 
 
 def contents(root: Path) -> dict[str, str]:
@@ -85,7 +106,8 @@ def test_every_stage_runs_from_its_declared_inputs_alone_and_makes_its_declared_
             keys = dict(zip([word[2:] for word in stage.command[3::2]], stage.command[4::2], strict=True))
             stage_run = importlib.import_module(stage.command[2]).run
             layout = Layout(Path())
-            stage_run(layout=layout, **fill(bind(stage_run), load_params(layout.params()), keys))
+            with other_global_states(checked):
+                stage_run(layout=layout, **fill(bind(stage_run), load_params(layout.params()), keys))
         after = contents(alone)
         made = {name: digest for name, digest in after.items() if before.get(name) != digest}
         assert before.keys() <= after.keys(), stage.name
