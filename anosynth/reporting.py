@@ -177,16 +177,16 @@ def score_histogram(scores: Sequence[float], labels: Sequence[int]) -> list[tupl
     """Count image scores in even bins from the least to the greatest.
 
     Returns:
-        (middle of the bin, normal images, anomalous images), 30 bins, or one if all scores are equal.
+        (middle of the bin, normal images, anomalous images) for 30 bins, or for one if all scores are equal.
     """
     if not scores:
         return []
     low, high = min(scores), max(scores)
-    count = SCORE_BINS if high > low else 1
-    width = (high - low) / count or 1.0
-    bins = [[0, 0] for _ in range(count)]
+    width = (high - low) / SCORE_BINS
+    bins = [[0, 0] for _ in range(SCORE_BINS if width else 1)]
     for score, label in zip(scores, labels, strict=True):
-        bins[min(int((score - low) / width), count - 1)][int(label > 0)] += 1
+        at = int((score - low) / width) if width else 0
+        bins[min(at, len(bins) - 1)][int(label > 0)] += 1
     return [(round(low + (at + 0.5) * width, 6), normal, anomalous) for at, (normal, anomalous) in enumerate(bins)]
 
 

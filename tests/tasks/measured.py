@@ -17,7 +17,8 @@ from anosynth.shards.plan import plan_shards
 from anosynth.shards.read import write_verdicts
 from anosynth.shards.store import ShardStore
 from anosynth.sources.index import IndexImages
-from anosynth.sources.lock import ShotsLock, seal as sealed_records, write_lock
+from anosynth.sources.lock import ShotsLock, write_lock
+from anosynth.sources.lock import seal as sealed_records
 from tasks import index
 from tasks._bind import bind, fill
 from tests.toy import make_project
