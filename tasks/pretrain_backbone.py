@@ -1,4 +1,4 @@
-"""Train the embedded backbone by pretrain.yaml: render, autoencoder, latents, denoiser; outside the default graph.
+"""Train the embedded backbone by pretrain.yaml: pictures, autoencoder, decoder, denoiser; outside the default graph.
 
 Run the command again to go on after a stop; the finished folder is `.anosynth/pretrain/export`.
 """
@@ -49,6 +49,12 @@ def run(*, layout: Layout) -> None:
     vae = vae_state.network
     assert isinstance(vae, UnshuffleAutoencoder)
     vae.load_state_dict(vae_state.ema_network_state())
+    decoder_state = autoencoder.start_decoder(vae, recipe.autoencoder)
+    rows = autoencoder.train_decoder(
+        decoder_state, vae, corpus, recipe.autoencoder, seed=recipe.seed, device=recipe.device, threads=threads
+    )
+    _follow(decoder_state, rows, layout, "decoder")
+    vae.decoder.load_state_dict(decoder_state.ema_network_state())
 
     latents = work / f"latents-{spec.version}-{vae_state.step}"
     corpus = open_corpus(replace(spec, num_images=recipe.denoiser.num_images), pixels)

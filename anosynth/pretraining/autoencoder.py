@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from anosynth.diffusion.autoencoder import UnshuffleAutoencoder
 from anosynth.pretraining.corpus import Corpus
 from anosynth.pretraining.recipe import AutoencoderRecipe
 from anosynth.pretraining.replicas import Replicas
-from anosynth.pretraining.state import TrainingState, learning_rate
+from anosynth.pretraining.state import StepSchedule, TrainingState
 from anosynth.seeding import numpy_rng, seed_for, torch_generator
 
 
@@ -65,7 +65,7 @@ def reconstruction_loss(output: Tensor, target: Tensor, *, ssim_weight: float) -
 def start(recipe: AutoencoderRecipe, *, seed: int, device: str) -> TrainingState:
     """A fresh autoencoder with its optimizer."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_for(seed, "pretrain_autoencoder", "weights"))
+        torch.default_generator.manual_seed(seed_for(seed, "pretrain_autoencoder", "weights"))
         network = UnshuffleAutoencoder(latent_channels=recipe.latent_channels, latent_std=recipe.latent_std)
     network = network.to(device, memory_format=torch.channels_last)
     return TrainingState(network, torch.optim.AdamW(network.parameters(), lr=recipe.lr, betas=(0.9, 0.99), fused=True))
@@ -82,34 +82,94 @@ def train(
         after each step: step, loss, psnr_db of the batch, lr, wall_s of the step.
     """
     state.network.train()
-    replicas = Replicas(state.network, count=threads)
 
     def loss_of(network: nn.Module, part: int) -> tuple[Tensor, tuple[float, float]]:
         assert isinstance(network, UnshuffleAutoencoder)
-        rng = numpy_rng(seed, "pretrain_autoencoder", "batch", state.step, part)
-        pixels = crops(corpus, rng, count=recipe.batch_size // threads, size_px=recipe.crop_px)
-        pixels = pixels.to(device, memory_format=torch.channels_last)
-        generator = torch_generator(seed_for(seed, "pretrain_autoencoder", "noise", state.step, part))
+        pixels, generator = draw_part(
+            corpus, recipe, seed, "pretrain_autoencoder", state.step, part, threads=threads, device=device
+        )
         with torch.autocast(device, torch.bfloat16):
             output = network.decode(network.encode(pixels).latent_dist.sample(generator)).sample
-        output = output.float()
-        loss = reconstruction_loss(output, pixels, ssim_weight=recipe.ssim_weight)
-        error = ((output.detach() - pixels) / 2).square().mean(dim=(1, 2, 3))
-        return loss, (float(loss.detach()), float((-10 * torch.log10(error + 1e-8)).mean()))
+        return _judge(output, pixels, recipe)
 
-    while state.step < recipe.steps:
-        began = time.perf_counter()
-        lr = learning_rate(
-            state.step, peak=recipe.lr, warmup_steps=100, steps=recipe.steps, decay_steps=recipe.decay_steps
+    return _steps(state, loss_of, recipe.schedule(), threads=threads, ema_decay=recipe.ema_decay)
+
+
+def start_decoder(network: UnshuffleAutoencoder, recipe: AutoencoderRecipe) -> TrainingState:
+    """The decoder of a trained autoencoder with an optimizer of its own; the encoder is frozen with all it knows."""
+    network.encoder.requires_grad_(False)
+    decoder = network.decoder
+    return TrainingState(decoder, torch.optim.AdamW(decoder.parameters(), lr=recipe.lr, betas=(0.9, 0.99), fused=True))
+
+
+def train_decoder(
+    state: TrainingState,
+    network: UnshuffleAutoencoder,
+    corpus: Corpus,
+    recipe: AutoencoderRecipe,
+    *,
+    seed: int,
+    device: str,
+    threads: int,
+) -> Iterator[dict[str, float]]:
+    """Take steps of the decoder alone until `recipe.decoder_steps`: latents, and what was trained on them, stay valid.
+
+    The latents carry `recipe.decoder_std` of noise, less than while both parts were trained. Yields as `train`.
+    """
+    network.eval()
+
+    def loss_of(decoder: nn.Module, part: int) -> tuple[Tensor, tuple[float, float]]:
+        pixels, generator = draw_part(
+            corpus, recipe, seed, "pretrain_decoder", state.step, part, threads=threads, device=device
         )
-        for group in state.optimizer.param_groups:
-            group["lr"] = lr
+        with torch.autocast(device, torch.bfloat16):
+            with torch.no_grad():
+                mean = network.encode(pixels).latent_dist.mode()
+                noise = torch.randn(mean.shape, generator=generator).to(mean)
+            output = decoder(mean + recipe.decoder_std * noise)
+        return _judge(output, pixels, recipe)
+
+    return _steps(state, loss_of, recipe.decoder_schedule(), threads=threads, ema_decay=recipe.ema_decay)
+
+
+def draw_part(
+    corpus: Corpus,
+    recipe: AutoencoderRecipe,
+    seed: int,
+    address: str,
+    step: int,
+    part: int,
+    *,
+    threads: int,
+    device: str,
+) -> tuple[Tensor, torch.Generator]:
+    """Crops of one part of one step's batch, and the generator of its latent noise."""
+    rng = numpy_rng(seed, address, "batch", step, part)
+    pixels = crops(corpus, rng, count=recipe.batch_size // threads, size_px=recipe.crop_px)
+    generator = torch_generator(seed_for(seed, address, "noise", step, part))
+    return pixels.to(device, memory_format=torch.channels_last), generator
+
+
+def _judge(output: Tensor, pixels: Tensor, recipe: AutoencoderRecipe) -> tuple[Tensor, tuple[float, float]]:
+    output = output.float()
+    loss = reconstruction_loss(output, pixels, ssim_weight=recipe.ssim_weight)
+    error = ((output.detach() - pixels) / 2).square().mean(dim=(1, 2, 3))
+    return loss, (float(loss.detach()), float((-10 * torch.log10(error + 1e-8)).mean()))
+
+
+def _steps(
+    state: TrainingState,
+    loss_of: Callable[[nn.Module, int], tuple[Tensor, tuple[float, float]]],
+    schedule: StepSchedule,
+    *,
+    threads: int,
+    ema_decay: float,
+) -> Iterator[dict[str, float]]:
+    replicas = Replicas(state.network, count=threads)
+    while state.step < schedule.steps:
+        began = time.perf_counter()
         reports = replicas.backward(loss_of)
-        torch.nn.utils.clip_grad_norm_(state.network.parameters(), 1.0)
-        state.optimizer.step()
-        state.optimizer.zero_grad(set_to_none=True)
-        state.step += 1
-        state.average(recipe.ema_decay)
+        lr = state.update(schedule, ema_decay=ema_decay)
         yield {
             "step": state.step,
             "loss": round(sum(loss for loss, _ in reports) / threads, 5),

@@ -12,16 +12,18 @@ import numpy as np
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from anosynth.diffusion.autoencoder import LATENT_STRIDE, UnshuffleAutoencoder
 from anosynth.diffusion.embedded import SCHEDULE
 from anosynth.diffusion.schedule import NoiseSchedule
 from anosynth.diffusion.text import TextEmbedding, TextEncoder
+from anosynth.fingerprint import digest_value
 from anosynth.pretraining.corpus import Corpus
 from anosynth.pretraining.recipe import DenoiserRecipe
 from anosynth.pretraining.replicas import Replicas
-from anosynth.pretraining.state import TrainingState, learning_rate
+from anosynth.pretraining.state import TrainingState
 from anosynth.seeding import numpy_rng, seed_for, torch_generator
 
 IMAGES_AT_ONCE = 16
@@ -78,16 +80,24 @@ def encode_pieces(autoencoder: UnshuffleAutoencoder, corpus: Corpus, folder: Pat
 
 
 def open_latents(corpus: Corpus, folder: Path, text: TextEncoder) -> LatentCorpus:
-    """Memory-map what `encode_pieces` wrote; embed every distinct caption once."""
+    """Memory-map what `encode_pieces` wrote; embed every distinct caption once and keep the states in `folder`."""
     pieces = tuple(np.load(folder / f"{number:04d}.npy", mmap_mode="r") for number in range(len(corpus.pieces)))
     distinct = sorted(set(corpus.captions))
     row_of = {caption: row for row, caption in enumerate(distinct)}
     rows = np.array([row_of[caption] for caption in corpus.captions], np.int64)
-    return LatentCorpus(pieces, rows, _embed([*distinct, ""], text))
+    prompts = [*distinct, ""]
+    kept = folder / f"text-{digest_value(prompts)[:16]}.safetensors"
+    if not kept.exists():
+        embedding = _embed(prompts, text)
+        assert embedding.mask is not None
+        temporary = folder / f".text.{os.getpid()}"
+        save_file({"states": embedding.states, "mask": embedding.mask}, temporary)
+        temporary.rename(kept)
+    tensors = load_file(kept)
+    return LatentCorpus(pieces, rows, TextEmbedding(tensors["states"], tensors["mask"]))
 
 
 def _embed(prompts: Sequence[str], text: TextEncoder) -> TextEmbedding:
-    # Sorted by length there would be less padding to compute, but the encoder pads to one length anyway.
     states, masks = [], []
     for start in range(0, len(prompts), 64):
         part = text.embed(prompts[start : start + 64])
@@ -197,19 +207,11 @@ def train(
         loss = (weight * error).mean()
         return loss, (float(loss.detach()), float(error.detach().mean()))
 
-    while state.step < recipe.steps:
+    schedule_of_steps = recipe.schedule()
+    while state.step < schedule_of_steps.steps:
         began = time.perf_counter()
-        lr = learning_rate(
-            state.step, peak=recipe.lr, warmup_steps=100, steps=recipe.steps, decay_steps=recipe.decay_steps
-        )
-        for group in state.optimizer.param_groups:
-            group["lr"] = lr
         reports = replicas.backward(loss_of)
-        torch.nn.utils.clip_grad_norm_(state.network.parameters(), 1.0)
-        state.optimizer.step()
-        state.optimizer.zero_grad(set_to_none=True)
-        state.step += 1
-        state.average(recipe.ema_decay)
+        lr = state.update(schedule_of_steps, ema_decay=recipe.ema_decay)
         yield {
             "step": state.step,
             "loss": round(sum(loss for loss, _ in reports) / threads, 5),

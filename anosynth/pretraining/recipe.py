@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError
 
 from anosynth.errors import ParamsError
 from anosynth.params import Section
+from anosynth.pretraining.state import StepSchedule
 
 
 class CorpusRecipe(Section):
@@ -32,6 +33,17 @@ class AutoencoderRecipe(Section):
     lr: float = Field(1e-3, gt=0.0, lt=1.0)
     ssim_weight: float = Field(0.2, ge=0.0)
     ema_decay: float = Field(0.998, ge=0.0, lt=1.0)
+    decoder_steps: int = Field(0, ge=0, description="of the decoder alone, the encoder frozen; may be raised later")
+    decoder_decay_steps: int = Field(1, ge=1)
+    decoder_std: float = Field(0.03, ge=0.0, lt=1.0, description="latent noise of these steps")
+
+    def schedule(self) -> StepSchedule:
+        """Of both parts."""
+        return StepSchedule(self.steps, self.decay_steps, self.lr)
+
+    def decoder_schedule(self) -> StepSchedule:
+        """Of the decoder alone."""
+        return StepSchedule(self.decoder_steps, self.decoder_decay_steps, self.lr)
 
 
 class DenoiserRecipe(Section):
@@ -50,6 +62,10 @@ class DenoiserRecipe(Section):
     text_dropout: float = Field(0.1, ge=0.0, lt=1.0, description="captions replaced by the empty prompt")
     snr_gamma: float = Field(5.0, gt=0.0, description="min-SNR weighting (Hang et al. 2023)")
     ema_decay: float = Field(0.999, ge=0.0, lt=1.0)
+
+    def schedule(self) -> StepSchedule:
+        """Steps and rates."""
+        return StepSchedule(self.steps, self.decay_steps, self.lr)
 
 
 class Recipe(Section):

@@ -12,6 +12,31 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+CLIP_NORM = 1.0
+
+
+@dataclass(frozen=True)
+class StepSchedule:
+    """How many steps at which rate: warm up, hold, fall linearly to 2 % (Hu et al. 2024, MiniCPM).
+
+    Attributes:
+        steps: in all; may be raised between runs, which moves the fall.
+        decay_steps: the last so many steps, over which the rate falls.
+        peak: learning rate between warm-up and fall.
+        warmup_steps: over which the rate rises from nothing.
+    """
+
+    steps: int
+    decay_steps: int
+    peak: float
+    warmup_steps: int = 100
+
+    def rate(self, step: int) -> float:
+        """Learning rate of step number `step`, from 0."""
+        rise = min(1.0, (step + 1) / self.warmup_steps)
+        fall = min(1.0, max(self.steps - step, 0) / self.decay_steps)
+        return self.peak * rise * (0.02 + 0.98 * fall)
+
 
 @dataclass
 class TrainingState:
@@ -35,6 +60,18 @@ class TrainingState:
 
     def _floats(self) -> dict[str, Tensor]:
         return {name: value for name, value in self.network.state_dict().items() if value.is_floating_point()}
+
+    def update(self, schedule: StepSchedule, *, ema_decay: float) -> float:
+        """Take one optimizer step with the gradients that are there, clipped to norm 1; returns the learning rate."""
+        rate = schedule.rate(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), CLIP_NORM)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self.average(ema_decay)
+        return rate
 
     @torch.no_grad()
     def average(self, decay: float) -> None:
@@ -70,9 +107,14 @@ class TrainingState:
         for name, value in groups["ema"].items():
             self.ema[name].copy_(value)
         moments: dict[int, dict[str, Tensor]] = {}
+        parameters = list(self.network.parameters())
         for name, value in groups["adam"].items():
             index, key = name.split(".", 1)
-            moments.setdefault(int(index), {})[key] = value
+            # Fused AdamW walks through memory: its moments must be laid out like the parameter, channels last.
+            like = parameters[int(index)]
+            moments.setdefault(int(index), {})[key] = (
+                torch.empty_like(like).copy_(value) if value.shape == like.shape else value
+            )
         self.optimizer.load_state_dict({"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]})
 
 
@@ -80,10 +122,3 @@ def append_log(path: Path, row: Mapping[str, object]) -> None:
     """One JSON object per line; a line is written whole."""
     with path.open("a") as file:
         file.write(json.dumps(row) + "\n")
-
-
-def learning_rate(step: int, *, peak: float, warmup_steps: int, steps: int, decay_steps: int) -> float:
-    """Warm up, hold, then fall linearly to 2 % of the peak over the last `decay_steps` (Hu et al. 2024, MiniCPM)."""
-    rise = min(1.0, (step + 1) / max(warmup_steps, 1))
-    fall = min(1.0, max(steps - step, 0) / max(decay_steps, 1))
-    return peak * rise * (0.02 + 0.98 * fall)

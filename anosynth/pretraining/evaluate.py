@@ -1,0 +1,447 @@
+"""What the embedded backbone can do, measured: `python -m anosynth.pretraining.evaluate --folder ... --bsdata ...`.
+
+Five questions, one function each: does the autoencoder keep real images, does text decide what is drawn, can it be
+personalized to real photographs, does image-to-image repair a part, do other sizes work. Needs the extra [dev]
+(scikit-image's textures).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+from skimage import data as textures
+
+from anosynth.diffusion.adapters import merged
+from anosynth.diffusion.latent import LatentDiffusion, open_backbone
+from anosynth.diffusion.personalize import Subject, personalize
+from anosynth.diffusion.sample import image_to_image, text_to_image
+from anosynth.diffusion.solver import SamplerSettings
+from anosynth.features.encoder import PatchFeatures, build_features
+from anosynth.params import ComputeParams, EmbeddedFeatures, PersonalizeNormalsParams, PretrainedBackbone
+from anosynth.pretraining.rendering import render
+from anosynth.seeding import numpy_rng, seed_for, torch_generators
+from anosynth.sources.procedural.render import render_pair
+
+Image8 = NDArray[np.uint8]
+SIZE_PX = 128
+SAMPLER = SamplerSettings("dpm_solver", 20, 3.0)
+
+
+def psnr_db(image: Image8, reference: Image8) -> float:
+    """10 log10(255^2 / MSE) over all pixels and channels; infinite for equal images."""
+    error = float(np.mean((image.astype(np.float64) - reference.astype(np.float64)) ** 2))
+    return float("inf") if error == 0.0 else float(10.0 * np.log10(255.0**2 / error))
+
+
+def ssim(image: Image8, reference: Image8) -> float:
+    """Structural similarity, mean over pixels and channels (Wang et al. 2004: Gaussian window of sigma 1.5 px)."""
+    x, y = image.astype(np.float64), reference.astype(np.float64)
+
+    def window(field: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(gaussian_filter(field, (1.5, 1.5, 0.0), truncate=3.5))
+
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    mx, my = window(x), window(y)
+    vx, vy, vxy = window(x * x) - mx * mx, window(y * y) - my * my, window(x * y) - mx * my
+    score = ((2 * mx * my + c1) * (2 * vxy + c2)) / ((mx * mx + my * my + c1) * (vx + vy + c2))
+    return float(score[5:-5, 5:-5].mean())
+
+
+def polynomial_mmd(x: NDArray[np.float32], y: NDArray[np.float32]) -> float:
+    """Unbiased squared MMD with the kernel (x.y / d + 1)^3 (Binkowski et al. 2018, KID), rows are samples."""
+    a, b, d = x.astype(np.float64), y.astype(np.float64), x.shape[1]
+    kxx, kyy, kxy = (a @ a.T / d + 1) ** 3, (b @ b.T / d + 1) ** 3, (a @ b.T / d + 1) ** 3
+    m, n = len(a), len(b)
+    return float(
+        (kxx.sum() - np.trace(kxx)) / (m * (m - 1)) + (kyy.sum() - np.trace(kyy)) / (n * (n - 1)) - 2 * kxy.mean()
+    )
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A number and its bootstrap standard deviation."""
+
+    value: float
+    sd: float
+
+
+def kid_lite(x: NDArray[np.float32], y: NDArray[np.float32], *, rng: np.random.Generator) -> Measured:
+    """`polynomial_mmd` of Lite2 features; sd over 50 subsets of 80 % drawn without replacement from each side."""
+    draws = [
+        polynomial_mmd(x[rng.permutation(len(x))[: int(0.8 * len(x))]], y[rng.permutation(len(y))[: int(0.8 * len(y))]])
+        for _ in range(50)
+    ]
+    return Measured(polynomial_mmd(x, y), float(np.std(draws)))
+
+
+def read_square(path: Path, size_px: int) -> Image8:
+    """An image file as uint8 RGB [size_px, size_px, 3], area-averaged."""
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB").resize((size_px, size_px), Image.Resampling.BOX))
+
+
+def round_trip(backbone: LatentDiffusion, images: Sequence[Image8]) -> Image8:
+    """Encode and decode, uint8 [B, H, W, 3]."""
+    return backbone.decode(backbone.encode(images))
+
+
+def fidelity(backbone: LatentDiffusion, images: Sequence[Image8]) -> dict[str, float]:
+    """Mean PSNR and SSIM of the autoencoder's round trip."""
+    back = round_trip(backbone, images)
+    return {
+        "psnr_db": round(float(np.mean([psnr_db(b, a) for a, b in zip(images, back, strict=True)])), 2),
+        "ssim": round(float(np.mean([ssim(b, a) for a, b in zip(images, back, strict=True)])), 4),
+        "images": len(images),
+    }
+
+
+def texture_images() -> dict[str, Image8]:
+    """scikit-image's brick, grass and gravel: resized as a whole, and a window at full resolution."""
+    images = {}
+    for name in ("brick", "grass", "gravel"):
+        whole = Image.fromarray(getattr(textures, name)()).convert("RGB")
+        images[f"{name}_resized"] = np.asarray(whole.resize((SIZE_PX, SIZE_PX), Image.Resampling.BOX))
+        images[f"{name}_window"] = np.asarray(whole)[192 : 192 + SIZE_PX, 192 : 192 + SIZE_PX]
+    return images
+
+
+def evaluation_prompts() -> dict[str, str]:
+    """subject -> prompt, the twenty that were committed before training."""
+    text = (files("anosynth.pretraining") / "prompts_eval.txt").read_text(encoding="utf-8")
+    return dict(line.split("\t") for line in text.splitlines() if line)
+
+
+def draw(
+    backbone: LatentDiffusion,
+    prompts: Sequence[str],
+    *,
+    seed: int,
+    size_px: int = SIZE_PX,
+    settings: SamplerSettings = SAMPLER,
+) -> Image8:
+    """One image per prompt, eight at once; image i depends on (seed, i) and its prompt."""
+    blank = backbone.embed([""])
+    parts = []
+    for start in range(0, len(prompts), 8):
+        part = prompts[start : start + 8]
+        seeds = [seed_for(seed, "evaluate", start + index) for index in range(len(part))]
+        parts.append(
+            text_to_image(
+                backbone,
+                backbone.embed(part),
+                size_px=size_px,
+                settings=settings,
+                generators=torch_generators(seeds),
+                blank=blank,
+            )
+        )
+    return np.concatenate(parts)
+
+
+def recognition(
+    backbone: LatentDiffusion, features: PatchFeatures, *, per_prompt: int, renders_per_class: int, seed: int
+) -> tuple[dict[str, object], Image8]:
+    """Share of drawn images whose nearest render, by the cosine of Lite2 features, is of the material asked for.
+
+    Returns:
+        (figures with the confusions, the drawn images in the order of the prompts).
+    """
+    prompts = evaluation_prompts()
+    names = list(prompts)
+    renders = [
+        render(numpy_rng(seed, "evaluate_renders", name, index), SIZE_PX, subject=name, damage=None)[0]
+        for name in names
+        for index in range(renders_per_class)
+    ]
+    bank = _unit(features.pooled(renders))
+    labels = np.repeat(np.arange(len(names)), renders_per_class)
+    drawn = draw(backbone, [prompts[name] for name in names for _ in range(per_prompt)], seed=seed)
+    wanted = np.repeat(np.arange(len(names)), per_prompt)
+    found = labels[(_unit(features.pooled(list(drawn))) @ bank.T).argmax(axis=1)]
+    per_class = {name: round(float((found[wanted == row] == row).mean()), 2) for row, name in enumerate(names)}
+    return {
+        "recognized": round(float((found == wanted).mean()), 4),
+        "per_class": per_class,
+        "images": len(drawn),
+    }, drawn
+
+
+def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+class MemoryStore:
+    """Checkpoints of one evaluation, kept in memory."""
+
+    def __init__(self) -> None:
+        self._blobs: dict[str, bytes] = {}
+
+    def put_blob(self, key: str, data: bytes) -> None:
+        """Keep bytes under a key."""
+        self._blobs[key] = data
+
+    def get_blob(self, key: str) -> bytes | None:
+        """Bytes last kept under a key, or None."""
+        return self._blobs.get(key)
+
+
+def personalization(
+    backbone: LatentDiffusion,
+    features: PatchFeatures,
+    shots: Sequence[Image8],
+    held_out: Sequence[Image8],
+    *,
+    compute: ComputeParams,
+    settings: PersonalizeNormalsParams,
+    name: str,
+    num_samples: int,
+    seed: int,
+) -> tuple[dict[str, object], Image8]:
+    """KID-Lite to held-out real normals: personalized, unpersonalized, floor, and the shots themselves augmented.
+
+    Returns:
+        (figures, personalized samples).
+    """
+    prompts = [settings.prompt.format(name=name)] * num_samples
+    plain = draw(backbone, prompts, seed=seed)
+    subject = Subject("evaluation", name, True, tuple(map(str, range(len(shots)))), SIZE_PX, backbone.identity, seed)
+    began = time.process_time()
+    adapter = personalize(backbone, shots, subject, settings, compute=compute, store=MemoryStore())
+    cpu_s = time.process_time() - began
+    with merged(backbone.unet, adapter, backbone=backbone.identity):
+        drawn = draw(backbone, prompts, seed=seed)
+    rng = numpy_rng(seed, "evaluate_personalization")
+    real = features.pooled(held_out)
+    order = rng.permutation(len(real))
+    repeated = [_jittered(shots[index % len(shots)], rng) for index in range(num_samples)]
+    kids = {
+        "personalized": kid_lite(features.pooled(list(drawn)), real, rng=rng),
+        "unpersonalized": kid_lite(features.pooled(list(plain)), real, rng=rng),
+        "floor_two_halves": kid_lite(real[order[: len(real) // 2]], real[order[len(real) // 2 :]], rng=rng),
+        "shots_augmented": kid_lite(features.pooled(repeated), real, rng=rng),
+    }
+    ceiling = max(nearest_copy(image, shots) for image in held_out)
+    copies = float(np.mean([nearest_copy(image, shots) > ceiling for image in drawn]))
+    figures: dict[str, object] = {key: [round(kid.value, 5), round(kid.sd, 5)] for key, kid in kids.items()}
+    return figures | {"lora_cpu_s": round(cpu_s, 1), "above_memorization_ceiling": copies, "shots": len(shots)}, drawn
+
+
+def _jittered(image: Image8, rng: np.random.Generator) -> Image8:
+    shifted = np.roll(image, tuple(rng.integers(-8, 9, 2)), axis=(0, 1))
+    mirrored = shifted[:, ::-1] if rng.random() < 0.5 else shifted
+    return np.clip(mirrored * np.exp(rng.normal(0.0, 0.05)), 0, 255).astype(np.uint8)
+
+
+def nearest_copy(image: Image8, shots: Sequence[Image8]) -> float:
+    """Highest normalized cross-correlation of high-passed grey values with any shot or its mirror, at any shift."""
+    spectrum = np.fft.rfft2(_high_pass(image))
+    best = -1.0
+    for shot in shots:
+        for view in (shot, shot[:, ::-1]):
+            correlation = np.fft.irfft2(spectrum * np.conj(np.fft.rfft2(_high_pass(view))), s=image.shape[:2])
+            best = max(best, float(correlation.max()))
+    return best
+
+
+def _high_pass(image: Image8) -> NDArray[np.float64]:
+    grey = image.astype(np.float64).mean(axis=2)
+    fine = grey - gaussian_filter(grey, 4.0)
+    return np.asarray((fine - fine.mean()) / (np.linalg.norm(fine - fine.mean()) + 1e-9))
+
+
+def scratch_removal(
+    backbone: LatentDiffusion, *, categories: Mapping[str, str], per_category: int, strength: float, seed: int
+) -> tuple[dict[str, object], Image8]:
+    """Image-to-image on procedural parts with a planted scratch, without an adapter.
+
+    A case is repaired if inside the exact mask the mean |output - round trip of the clean render| is at most half of
+    the same for the round trip of the scratched render.
+
+    Args:
+        backbone: what draws.
+        categories: category -> name as said in the prompt.
+        per_category: cases of each.
+        strength: of the re-noising.
+        seed: root of the renders' and the noise's seeds.
+
+    Returns:
+        (figures, rows of scratched | output | clean for the first eight cases).
+    """
+    blank = backbone.embed([""])
+    repaired, growth, rows, kept = [], [], [], 0.0
+    for category, name in categories.items():
+        for start in range(0, per_category, 8):
+            seeds = [
+                seed_for(seed, "evaluate_scratch", category, index)
+                for index in range(start, min(start + 8, per_category))
+            ]
+            pairs = [render_pair(category, defect="scratch", seed=one, size_px=SIZE_PX) for one in seeds]
+            scratched = [pair.defective.image for pair in pairs]
+            clean_trip = round_trip(backbone, [pair.sound.image for pair in pairs]).astype(np.float64)
+            scratched_trip = round_trip(backbone, scratched).astype(np.float64)
+            output = image_to_image(
+                backbone,
+                scratched,
+                backbone.embed([f"a photo of normal {name}"]),
+                strengths=[strength] * len(pairs),
+                settings=SAMPLER,
+                generators=torch_generators(seeds),
+                blank=blank,
+            )
+            if start == 0:
+                same = image_to_image(
+                    backbone,
+                    scratched,
+                    backbone.embed([f"a photo of normal {name}"]),
+                    strengths=[0.0] * len(pairs),
+                    settings=SAMPLER,
+                    generators=torch_generators(seeds),
+                    blank=blank,
+                )
+                kept = max(kept, float(np.abs(same - scratched_trip).max()))
+            for pair, out, clean, scarred in zip(pairs, output, clean_trip, scratched_trip, strict=True):
+                inside = pair.defective.mask > 0
+                before, after = np.abs(scarred - clean).mean(axis=2), np.abs(out - clean).mean(axis=2)
+                repaired.append(after[inside].mean() <= 0.5 * before[inside].mean())
+                source = np.abs(scarred - pair.sound.image).mean(axis=2)
+                changed = np.abs(out.astype(np.float64) - pair.sound.image).mean(axis=2)
+                growth.append(changed[~inside].mean() / source[~inside].mean() - 1.0)
+                if len(rows) < 8:
+                    rows.append(np.concatenate([pair.defective.image, out, pair.sound.image], axis=1))
+    figures: dict[str, object] = {
+        "cases": len(repaired),
+        "repaired": round(float(np.mean(repaired)), 3),
+        "outside_growth_median": round(float(np.median(growth)), 3),
+        "outside_growth_within_25_percent": round(float(np.mean(np.asarray(growth) <= 0.25)), 3),
+        "strength": strength,
+        "strength_0_max_difference": kept,
+        "adapter": False,
+    }
+    return figures, np.concatenate(rows)
+
+
+def sheet(images: Sequence[Image8], columns: int) -> Image8:
+    """Images of one size in a grid, white where there is none."""
+    height, width = images[0].shape[:2]
+    grid = np.full((-(-len(images) // columns) * height, columns * width, 3), 255, np.uint8)
+    for index, image in enumerate(images):
+        y, x = divmod(index, columns)
+        grid[y * height : (y + 1) * height, x * width : (x + 1) * width] = image
+    return grid
+
+
+def main() -> None:
+    """Measure, print one JSON object, write contact sheets."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, default=Path(".anosynth/pretrain/export"))
+    parser.add_argument("--bsdata", type=Path, help="folder with ball_screw/train/good; its lines are left out without")
+    parser.add_argument("--out", type=Path, default=Path(".anosynth/pretrain/evaluation"))
+    parser.add_argument("--only", nargs="*", default=["vae", "text", "lora", "repair", "sizes"])
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
+    parser.add_argument("--per-prompt", type=int, default=10)
+    parser.add_argument("--lora-steps", type=int, default=150)
+    parser.add_argument("--samples", type=int, default=64)
+    parser.add_argument("--cases", type=int, default=100)
+    parser.add_argument("--strength", type=float, default=0.3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=7)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    compute = ComputeParams(threads=arguments.threads, dtype=arguments.dtype, device="cpu")
+    backbone = open_backbone(
+        PretrainedBackbone(kind="pretrained", path=str(arguments.folder.absolute())), compute=compute
+    )
+    features = build_features(EmbeddedFeatures(kind="embedded", model="lite2"), compute=compute)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    normals: list[Image8] = []
+    if arguments.bsdata:
+        paths = sorted((arguments.bsdata / "ball_screw" / "train" / "good").iterdir())
+        normals = [read_square(path, SIZE_PX) for path in paths]
+    order = numpy_rng(arguments.seed, "evaluate_shots").permutation(len(normals))
+    shots, held_out = [normals[i] for i in order[:8]], [normals[i] for i in order[8:]]
+
+    def save(name: str, images: Sequence[Image8], columns: int) -> None:
+        Image.fromarray(sheet(images, columns)).save(arguments.out / f"{name}.png")
+
+    def vae() -> dict[str, object]:
+        fine = texture_images()
+        save("vae_textures", [*fine.values(), *round_trip(backbone, list(fine.values()))], len(fine))
+        figures: dict[str, object] = {"textures": {name: fidelity(backbone, [image]) for name, image in fine.items()}}
+        for kind in ("resized", "window"):
+            chosen = [image for name, image in fine.items() if name.endswith(kind)]
+            figures[f"textures_{kind}"] = fidelity(backbone, chosen)
+        if normals:
+            figures["bsdata_train_good"] = fidelity(backbone, normals)
+            save("vae_bsdata", [*normals[:8], *round_trip(backbone, normals[:8])], 8)
+        return figures
+
+    def text() -> dict[str, object]:
+        figures, drawn = recognition(
+            backbone, features, per_prompt=arguments.per_prompt, renders_per_class=40, seed=arguments.seed
+        )
+        save("text", list(drawn), arguments.per_prompt)
+        return figures
+
+    def lora() -> dict[str, object]:
+        settings = PersonalizeNormalsParams(
+            rank=16, alpha=16.0, lr=5e-4, steps=arguments.lora_steps, batch_size=8, prior_weight=0.0, prior_images=0
+        )
+        figures, drawn = personalization(
+            backbone,
+            features,
+            shots,
+            held_out,
+            compute=compute,
+            settings=settings,
+            name="worn steel ball screw",
+            num_samples=arguments.samples,
+            seed=arguments.seed,
+        )
+        save("lora", [*shots, *round_trip(backbone, shots), *drawn[:24]], 8)
+        return figures
+
+    def repair() -> dict[str, object]:
+        categories = {"cast_metal": "cast metal", "brushed_metal": "brushed metal", "washer": "steel washer"}
+        categories |= {"leather": "leather"}
+        figures, rows = scratch_removal(
+            backbone,
+            categories=categories,
+            per_category=-(-arguments.cases // len(categories)),
+            strength=arguments.strength,
+            seed=arguments.seed,
+        )
+        save("repair", [rows], 1)
+        return figures
+
+    def sizes() -> dict[str, object]:
+        prompts = list(evaluation_prompts().values())[:8]
+        for size_px in (96, 192):
+            save(f"size_{size_px}", list(draw(backbone, prompts, seed=arguments.seed, size_px=size_px)), 8)
+        return {"drawn_px": [96, 192]}
+
+    parts: dict[str, Callable[[], dict[str, object]]] = {
+        "vae": vae, "text": text, "lora": lora, "repair": repair, "sizes": sizes
+    }  # fmt: skip
+    if not normals:
+        parts.pop("lora")
+    for name in arguments.only:
+        if name in parts:
+            began = time.perf_counter()
+            figures = parts[name]() | {"wall_s": round(time.perf_counter() - began, 1)}
+            (arguments.out / f"{name}.json").write_text(json.dumps(figures, indent=2) + "\n")
+            print(json.dumps({name: figures}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

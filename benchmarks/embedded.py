@@ -1,0 +1,110 @@
+"""The embedded backbone: bf16 against fp32 and batch 8 against batch 1, end to end, and what one evaluation costs.
+
+End to end is embed, five solver steps without guidance, decode. The bf16 bar applies where the processor has AMX tiles;
+elsewhere fp32 is the default and the bar says so. Figures per image, one thread, stand in the notes.
+
+Run: python -m benchmarks.embedded [--folder DIR]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from anosynth.diffusion.embedded import FOLDER
+from anosynth.diffusion.latent import LatentDiffusion, open_backbone
+from anosynth.diffusion.sample import text_to_image
+from anosynth.diffusion.solver import SamplerSettings
+from anosynth.params import ComputeParams, PretrainedBackbone
+from anosynth.seeding import torch_generators
+from benchmarks.measure import Bar, best_seconds, finish, not_measured
+
+ASK_BF16 = 1.5
+ASK_BATCH = 1.3
+BATCH = 8
+SIZE_PX = 128
+STEPS = 5
+MEAN_GREY_LEVELS = 2.5
+"""Mean |difference| of the images that bf16's 8 bits of mantissa may make after five steps, in grey levels."""
+
+
+def has_amx() -> bool:
+    """Whether the processor multiplies bf16 matrices in tiles."""
+    try:
+        return "amx_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+
+
+def draw(backbone: LatentDiffusion, batch: int) -> NDArray[np.uint8]:
+    """End to end, uint8 [batch, 128, 128, 3]; picture i is the same for every batch size."""
+    text = backbone.embed(["a photo of rusty iron"] * batch)
+    settings = SamplerSettings("dpm_solver", STEPS)
+    return text_to_image(
+        backbone, text, size_px=SIZE_PX, settings=settings, generators=torch_generators(list(range(batch)))
+    )
+
+
+def evaluation(backbone: LatentDiffusion) -> Callable[[], object]:
+    """One U-Net evaluation of a batch of eight."""
+    latents = torch.zeros(BATCH, *backbone.latent_shape(SIZE_PX))
+    text, at = backbone.embed(["a photo of rusty iron"] * BATCH), torch.full((BATCH,), 500)
+
+    def run() -> None:
+        with torch.inference_mode():
+            backbone.predict(latents, at, text)
+
+    return run
+
+
+def bars(folder: Path) -> list[Bar]:
+    """Open the backbone in both formats, compare their pictures, then time."""
+    opened = {
+        dtype: open_backbone(
+            PretrainedBackbone(kind="pretrained", path=str(folder.absolute())),
+            compute=ComputeParams(threads=1, dtype=dtype, device="cpu"),
+        )
+        for dtype in ("float32", "bfloat16")
+    }
+    exact, rough = (draw(backbone, BATCH).astype(np.float64) for backbone in opened.values())
+    difference = float(np.abs(exact - rough).mean())
+    if not difference <= MEAN_GREY_LEVELS:
+        raise SystemExit(f"bf16 pictures differ from fp32 ones by {difference:.2f} grey levels on average")
+    default = "bfloat16" if has_amx() else "float32"
+    best = best_seconds(
+        {
+            "fp32 x8": lambda: draw(opened["float32"], BATCH),
+            "bf16 x8": lambda: draw(opened["bfloat16"], BATCH),
+            "x1": lambda: draw(opened[default], 1),
+            "evaluation fp32 x8": evaluation(opened["float32"]),
+            "evaluation bf16 x8": evaluation(opened["bfloat16"]),
+        }
+    )
+    gain = best["fp32 x8"] / best["bf16 x8"]
+    note = f"mean difference {difference:.2f} grey levels; CPU ms per image: " + ", ".join(
+        f"{name} {1e3 * seconds / (1 if name == 'x1' else BATCH):.1f}" for name, seconds in best.items()
+    )
+    eight = best["bf16 x8" if default == "bfloat16" else "fp32 x8"] / BATCH
+    bf16 = (
+        Bar("embedded.bf16", gain, ASK_BF16, note=note)
+        if has_amx()
+        else not_measured("embedded.bf16", f"no AMX here, fp32 is the default (bf16 is {gain:.2f} times as fast)")
+    )
+    return [bf16, Bar("embedded.batch", best["x1"] / eight, ASK_BATCH, note=note)]
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="a diffusers folder; default: the shipped one")
+    return finish(bars(parser.parse_args().folder))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
