@@ -336,10 +336,17 @@ class ScreenParams(Section):
     max_mask_ratio: Fraction = 0.5
     max_border_ratio: Fraction = Field(0.5, description="share of the image border's pixels inside the mask")
     min_on_object: Fraction = Field(0.3, description="share of the mask inside the object's foreground")
-    max_shot_similarity: Fraction = Field(0.98, description="correlation with the nearest shot, after registration")
-    max_duplicate_similarity: Fraction = Field(0.995, description="correlation with an earlier sample of the pool")
+    max_shot_similarity: Fraction = Field(
+        0.8, description="of a pair with the nearest anomalous shot: partial correlation after registration"
+    )
+    max_normal_similarity: Fraction = Field(
+        0.98, description="of a synthetic normal with the nearest normal shot; variations of a shot resemble it"
+    )
+    max_duplicate_similarity: Fraction = Field(
+        0.995, description="correlation with an accepted earlier sample of the pool (image and mask)"
+    )
     max_normal_distance: float | None = Field(
-        None, gt=0.0, description="patch distance to the shots above which a synthetic normal is refused; null: open"
+        None, gt=0.0, description="patch distance of a synthetic normal to the shots, 1: as far as they are; null: open"
     )
 
 

@@ -1,0 +1,93 @@
+"""Make one pool of anomaly pairs: synthetic images of one defect type, with masks, by one method."""
+
+from __future__ import annotations
+
+from anosynth.features import foreground
+from anosynth.fingerprint import digest_value
+from anosynth.layout import Layout
+from anosynth.params import ComputeParams, GeneratePairsParams, ImageParams, MethodSpec
+from anosynth.pools import pairs
+from anosynth.pools.real import RealNormal, RealPair
+from anosynth.progress import track
+from anosynth.samples import Record
+from anosynth.shards.manifest import seal
+from anosynth.shards.plan import plan_shards
+from anosynth.shards.store import ShardStore
+from anosynth.sources.lock import OpenShots, open_shots
+from tasks._bind import main
+
+
+def run(
+    *,
+    layout: Layout,
+    category: str,
+    defect: str,
+    method: str,
+    seed: int,
+    compute: ComputeParams,
+    image: ImageParams,
+    method_spec: MethodSpec,
+    generate_pairs: GeneratePairsParams,
+    only: slice | None = None,
+) -> None:
+    """Write data/pairs/<category>/<defect>/<method>; with `only`, put these shards into the store and seal nothing."""
+    shots = open_shots(layout.shots(category), layout.index(category))
+    normal_records = _parent_records(shots, generate_pairs.parents)
+    anomalous_records = [shot.record for shot in shots.lock.anomalous.get(defect, ())]
+    jobs = plan_shards(
+        stage="generate_pairs",
+        pool="pairs",
+        category=category,
+        defect=defect,
+        method=method,
+        n=generate_pairs.n,
+        shard_rows=generate_pairs.shard_rows,
+        batch_size=generate_pairs.batch_size,
+        seed=seed,
+        shape={"size_px": image.size_px, **method_spec.model_dump(mode="json")},
+        compute=compute,
+        upstream={
+            "parents": digest_value([[record.sha256, record.licence] for record in normal_records]),
+            "shots": digest_value([[record.sha256, record.licence] for record in anomalous_records]),
+            "foreground": digest_value(foreground.ALGORITHM),
+        },
+        algorithm=pairs.algorithm(method_spec),
+    )
+    store = ShardStore(layout.store_url())
+    missing = [job for job in jobs[only or slice(None)] if job.fingerprint not in store]
+    if missing:
+        images = shots.images
+        parents = [RealNormal(images.image(record), record.sha256, record.licence) for record in normal_records]
+        defective = [
+            RealPair(images.image(record), images.mask(record), record.sha256, record.licence)
+            for record in anomalous_records
+        ]
+        for job in track(missing, total=len(missing), doing=f"{method} pairs of {category} {defect}", unit="shard"):
+            made = pairs.samples(
+                job,
+                spec=method_spec,
+                parents=parents,
+                shots=defective,
+                max_attempts=generate_pairs.max_attempts,
+                size_px=image.size_px,
+            )
+            store.put(job, made)
+    what = f"{method} pairs of {category} with {defect}"
+    if only is not None:
+        print(f"generate_pairs: {len(missing)} of the {len(jobs[only])} shards asked for were made now ({what})")
+        return
+    folder = layout.pairs(category, defect, method)
+    manifest = seal(jobs, store, folder)
+    print(f"generate_pairs: {manifest.rows} {what} in {len(jobs)} shards ({len(missing)} made now), in {folder}")
+
+
+def _parent_records(shots: OpenShots, parents: str) -> list[Record]:
+    """Records of the real normals that defects are put into, in a fixed order."""
+    if parents == "shots":
+        return [shot.record for shot in shots.lock.normal]
+    trains = (one for one in shots.images.records if one.role == "train" and one.defect is None)
+    return sorted(trains, key=lambda record: record.path)
+
+
+if __name__ == "__main__":
+    main(run)
