@@ -49,14 +49,6 @@ class Spread:
         mean = f"{self.mean:+.3f}" if signed else f"{self.mean:.3f}"
         return mean if self.sd is None else f"{mean} ± {self.sd:.3f}"
 
-    def to_json(self) -> dict[str, float | int | None]:
-        """Mean and sd rounded to 6 decimals, and the number of seeds."""
-        return {
-            "mean": None if self.mean is None else round(self.mean, 6),
-            "sd": None if self.sd is None else round(self.sd, 6),
-            "seeds": self.num_seeds,
-        }
-
 
 @dataclass(frozen=True)
 class PoolCount:
@@ -122,9 +114,9 @@ def gain(seeds: SeedMetrics, base: SeedMetrics, metric: str) -> Spread:
 
 
 def detection_json(results: Sequence[Result]) -> dict[str, object]:
-    """Nested numbers for `dvc metrics`: category -> detector -> arm -> metric -> mean, sd, seeds."""
+    """Nested numbers for `dvc metrics`: category -> detector -> arm -> "seeds", <metric>, <metric>_sd (6 decimals)."""
     return _nested(
-        (one, arm, {metric: over_seeds(seeds, metric).to_json() for metric in METRIC_NAMES})
+        (one, arm, _numbers({metric: over_seeds(seeds, metric) for metric in METRIC_NAMES}))
         for one in results
         for arm, seeds in _by_arm(one)
     )
@@ -133,7 +125,7 @@ def detection_json(results: Sequence[Result]) -> dict[str, object]:
 def gains_json(results: Sequence[Result]) -> dict[str, object]:
     """Like `detection_json`, for the paired differences to the real arm; empty where there is no real arm."""
     return _nested(
-        (one, arm, {metric: gain(seeds, one.metrics[BASE_ARM], metric).to_json() for metric in METRIC_NAMES})
+        (one, arm, _numbers({metric: gain(seeds, one.metrics[BASE_ARM], metric) for metric in METRIC_NAMES}))
         for one in results
         if BASE_ARM in one.metrics
         for arm, seeds in _by_arm(one)
@@ -361,6 +353,14 @@ def _differences(seeds: SeedMetrics, base: SeedMetrics, metric: str) -> list[flo
     for seed, values in seeds.items():
         ours, theirs = values.get(metric), base.get(seed, {}).get(metric)
         found.append(None if ours is None or theirs is None else ours - theirs)
+    return found
+
+
+def _numbers(spreads: Mapping[str, Spread]) -> dict[str, object]:
+    found: dict[str, object] = {"seeds": max(value.num_seeds for value in spreads.values())}
+    for metric, value in spreads.items():
+        found[metric] = None if value.mean is None else round(value.mean, 6)
+        found[f"{metric}_sd"] = None if value.sd is None else round(value.sd, 6)
     return found
 
 

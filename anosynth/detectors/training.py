@@ -89,7 +89,8 @@ def train(
             raise TrainingError(f"{name}: the loss is {value} at step {step}; lower lr (now {peak_lr}) in params.yaml")
         optimizer.step()
         decay = min(EMA_DECAY, (1 + step) / (10 + step))
-        torch._foreach_lerp_(average, [parameter.detach() for parameter in parameters], 1.0 - decay)
+        for mean, parameter in zip(average, parameters, strict=True):
+            mean.lerp_(parameter.detach(), 1.0 - decay)
         if step % LOG_EVERY == 0 or step == steps - 1:
             line = {"event": "train", "name": name, "step": step, "loss": round(value, 5), "lr": round(rate, 8)}
             _log.info(json.dumps(line, sort_keys=True))
