@@ -72,7 +72,7 @@ def _train(network: nn.Module, **changes) -> None:
 
 def test_the_average_of_the_weights_is_what_stays(caplog: pytest.LogCaptureFixture) -> None:
     network = Scale()
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="anosynth.detectors.training"):
         _train(network)
     probe = Scale()
     _train(probe, steps=20, loss=lambda logits, targets: (logits - targets).square().mean())
@@ -85,7 +85,7 @@ def test_the_average_of_the_weights_is_what_stays(caplog: pytest.LogCaptureFixtu
     last = (network.w.item() - d * average) / (1 - d)
     assert abs(last - weights[-1]) < 0.1  # what the last step must have given is one small step away
     assert network.w.item() != pytest.approx(weights[-1], abs=1e-4)
-    lines = [json.loads(record.message) for record in caplog.records]
+    lines = [json.loads(one.message) for one in caplog.records if one.name == "anosynth.detectors.training"]
     assert [line["step"] for line in lines][:2] == [0, 19]
     assert {"event", "loss", "lr", "name", "step"} == set(lines[0])
 
