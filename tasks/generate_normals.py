@@ -8,11 +8,10 @@ from anosynth.diffusion.adapters import merged, read_adapter
 from anosynth.diffusion.devices import memory_shortage_is_temporary
 from anosynth.diffusion.latent import backbone_identity, open_backbone
 from anosynth.fingerprint import digest_value
-from anosynth.imaging import resize_image
 from anosynth.layout import Layout
-from anosynth.licences import most_restrictive
 from anosynth.params import BackboneSpec, ComputeParams, GenerateNormalsParams, ImageParams, ObjectParams
 from anosynth.pools import normals
+from anosynth.pools.real import RealNormal, resize_normals
 from anosynth.progress import track
 from anosynth.shards.manifest import seal
 from anosynth.shards.plan import plan_shards
@@ -56,7 +55,7 @@ def run(
         },
         compute=compute,
         upstream={
-            "shots": digest_value([record.sha256 for record in records]),
+            "shots": digest_value([[record.sha256, record.licence] for record in records]),
             "backbone": backbone_identity(backbone, root=layout.root),
             "adapter": adapter.digest,
         },
@@ -66,15 +65,13 @@ def run(
     wanted = jobs[only or slice(None)]
     missing = [job for job in wanted if job.fingerprint not in store]
     if missing:
-        side = (image.size_px, image.size_px)
+        shown = [RealNormal(shots.images.image(record), record.sha256, record.licence) for record in records]
         with memory_shortage_is_temporary(f"generating normals of {category}"):
             opened = open_backbone(backbone, compute=compute, root=layout.root)
             with merged(opened.unet, adapter, backbone=opened.identity):
                 generator = normals.prepare(
                     opened,
-                    [resize_image(shot, size_px=side) for shot in shots.normal_images()],
-                    shot_ids=[record.sha256 for record in records],
-                    licence=most_restrictive(record.licence for record in records),
+                    resize_normals(shown, size_px=image.size_px),
                     adapter=adapter.digest,
                     name=name,
                     settings=generate_normals,

@@ -145,9 +145,10 @@ def _checkpoint(
     parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, losses: Tensor, step: int
 ) -> bytes:
     tensors = {"step": torch.tensor(step), "losses": losses.cpu()}
-    for index, (name, state) in enumerate(zip(parameters, optimizer.state_dict()["state"].values(), strict=True)):
-        tensors[f"value/{name}"] = parameters[name].detach().cpu().contiguous()
-        tensors |= {f"state/{index}/{key}": value.cpu().contiguous() for key, value in state.items()}
+    states = optimizer.state_dict()["state"]
+    for index, (name, parameter) in enumerate(parameters.items()):
+        tensors[f"value/{name}"] = parameter.detach().cpu().contiguous()
+        tensors |= {f"state/{index}/{key}": value.cpu().contiguous() for key, value in states[index].items()}
     return tensors_to_bytes(tensors)
 
 

@@ -22,6 +22,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 REVISION = 1
 WIDTH = 32
+LOG_VARIANCE = -10.0
 START, END = "<|startoftext|>", "<|endoftext|>"
 UNET = {
     "sample_size": 16,
@@ -45,7 +46,7 @@ VAE = {
     "latent_channels": 4,
     "norm_num_groups": 4,
     "sample_size": 128,
-    "scaling_factor": 1.0,
+    "scaling_factor": 5.0,
 }
 TEXT = {
     "hidden_size": WIDTH,
@@ -72,7 +73,7 @@ def build(seed: int) -> Components:
     Args:
         seed: of the weights; equal seeds give equal weights and identities.
     """
-    vae = _seeded(lambda: AutoencoderKL(**VAE), seed_for(seed, "toy", "vae"))
+    vae = _seeded(_autoencoder, seed_for(seed, "toy", "vae"))
     return Components(
         vae=vae,
         unet=_seeded(lambda: UNet2DConditionModel(**UNET), seed_for(seed, "toy", "unet")),
@@ -86,6 +87,14 @@ def build(seed: int) -> Components:
 def identity(seed: int) -> str:
     """Identity of the toy backbone of a seed, without building it."""
     return digest_value({"toy": REVISION, "seed": seed, "parts": [UNET, VAE, TEXT, SCHEDULE]})
+
+
+def _autoencoder() -> AutoencoderKL:
+    """Scaled latents of pictures have a spread near 1, as in a trained model, and a posterior as narrow as there."""
+    vae = AutoencoderKL(**VAE)
+    with torch.no_grad():
+        vae.quant_conv.bias[VAE["latent_channels"] :] = LOG_VARIANCE
+    return vae
 
 
 def _letters() -> CLIPTokenizer:

@@ -14,7 +14,9 @@ from anosynth.diffusion.latent import LatentDiffusion
 from anosynth.diffusion.sample import denoise, draw_noise
 from anosynth.diffusion.solver import SamplerSettings, level_of, renoise
 from anosynth.diffusion.text import TextEmbedding
+from anosynth.licences import most_restrictive
 from anosynth.params import GenerateNormalsParams
+from anosynth.pools.real import RealNormal
 from anosynth.samples import Provenance, Sample, SampleSpec, ShardJob
 from anosynth.seeding import numpy_rng, seed_for, torch_generators
 
@@ -72,10 +74,8 @@ class Draft:
 
 def prepare(
     backbone: LatentDiffusion,
-    images: Sequence[NDArray[np.uint8]],
+    shots: Sequence[RealNormal],
     *,
-    shot_ids: Sequence[str],
-    licence: str,
     adapter: str,
     name: str,
     settings: GenerateNormalsParams,
@@ -84,9 +84,7 @@ def prepare(
 
     Args:
         backbone: personalized.
-        images: normal shots, uint8 RGB [size_px, size_px, 3] each.
-        shot_ids: their sha256.
-        licence: most restrictive of theirs.
+        shots: normal shots, [size_px, size_px, 3] each.
         adapter: digest of the adapter that the backbone carries.
         name: the object as said in a prompt.
         settings: prompts and guidance.
@@ -95,13 +93,13 @@ def prepare(
     return NormalsGenerator(
         backbone=backbone,
         adapter=adapter,
-        latents=backbone.encode(images),
-        shot_ids=tuple(shot_ids),
-        licence=licence,
+        latents=backbone.encode([shot.image for shot in shots]),
+        shot_ids=tuple(shot.sha256 for shot in shots),
+        licence=most_restrictive(shot.licence for shot in shots),
         prompts=prompts,
         text=backbone.embed(prompts),
         blank=None if settings.guidance == 1.0 else backbone.embed([""]),
-        size_px=images[0].shape[0],
+        size_px=shots[0].image.shape[0],
     )
 
 

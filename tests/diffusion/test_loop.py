@@ -23,8 +23,9 @@ class PowerCutError(Exception):
 
 
 def parameters() -> dict[str, nn.Parameter]:
-    generator = torch.Generator().manual_seed(5)
-    return {name: nn.Parameter(torch.randn(shape, generator=generator)) for name, shape in (("a", (3, 2)), ("b", (4,)))}
+    """Several: a checkpoint gives its tensors back in any order."""
+    generator, shapes = torch.Generator().manual_seed(5), {"a": (3, 2), "b": (4,), "c": (2, 2), "d": (3,), "e": (1, 5)}
+    return {name: nn.Parameter(torch.randn(shape, generator=generator)) for name, shape in shapes.items()}
 
 
 def noisy_squares(given: dict[str, nn.Parameter], step: int) -> Tensor:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from anosynth.diffusion import toy
 from anosynth.diffusion.latent import LatentDiffusion
 from anosynth.diffusion.sample import denoise, draw_noise, image_to_image, inpaint, text_to_image
 from anosynth.diffusion.solver import SamplerSettings
@@ -179,7 +180,7 @@ def test_inpainting_redraws_the_cells_that_the_mask_touches_and_no_others(backbo
         into_hole(backbone, SEEDS[:1])
         latents = backbone.encode([picture(SEEDS[0])])
         with torch.no_grad():
-            kept = quant(latents)
+            kept = quant(latents / toy.VAE["scaling_factor"])
     finally:
         handle.remove()
     changed = (decoded[0] - kept).abs().amax(dim=(0, 1)) > 1e-4
