@@ -114,7 +114,7 @@ def gain(seeds: SeedMetrics, base: SeedMetrics, metric: str) -> Spread:
 
 
 def detection_json(results: Sequence[Result]) -> dict[str, object]:
-    """Nested numbers for `dvc metrics`: category -> detector -> arm -> "seeds", <metric>, <metric>_sd (6 decimals)."""
+    """Numbers for `dvc metrics`: category -> detector -> arm -> metric -> mean, sd; null where undefined."""
     return _nested(
         (one, arm, _numbers({metric: over_seeds(seeds, metric) for metric in METRIC_NAMES}))
         for one in results
@@ -131,6 +131,11 @@ def gains_json(results: Sequence[Result]) -> dict[str, object]:
         for arm, seeds in _by_arm(one)
         if arm != BASE_ARM
     )
+
+
+def seeds_json(results: Sequence[Result]) -> dict[str, object]:
+    """category -> detector -> arm -> number of seeds behind each mean."""
+    return _nested((one, arm, len(seeds)) for one in results for arm, seeds in _by_arm(one))
 
 
 def pools_json(pools: Sequence[PoolCount]) -> dict[str, object]:
@@ -357,14 +362,16 @@ def _differences(seeds: SeedMetrics, base: SeedMetrics, metric: str) -> list[flo
 
 
 def _numbers(spreads: Mapping[str, Spread]) -> dict[str, object]:
-    found: dict[str, object] = {"seeds": max(value.num_seeds for value in spreads.values())}
-    for metric, value in spreads.items():
-        found[metric] = None if value.mean is None else round(value.mean, 6)
-        found[f"{metric}_sd"] = None if value.sd is None else round(value.sd, 6)
-    return found
+    return {
+        metric: {
+            "mean": None if value.mean is None else round(value.mean, 6),
+            "sd": None if value.sd is None else round(value.sd, 6),
+        }
+        for metric, value in spreads.items()
+    }
 
 
-def _nested(rows: Iterable[tuple[Result, str, dict[str, object]]]) -> dict[str, object]:
+def _nested(rows: Iterable[tuple[Result, str, object]]) -> dict[str, object]:
     found: dict[str, dict[str, dict[str, object]]] = {}
     for one, arm, values in rows:
         found.setdefault(one.category, {}).setdefault(one.detector, {})[arm] = values

@@ -27,6 +27,7 @@ from anosynth.reporting import (
     markdown,
     pools_json,
     score_histogram,
+    seeds_json,
 )
 from anosynth.results import read_result
 from anosynth.shards.manifest import read_manifest
@@ -70,6 +71,7 @@ def run(
                 "version": VERSION,
                 "detection": detection_json(results),
                 "gain_over_real": gains_json(results),
+                "seeds": seeds_json(results),
                 "pools": pools_json(pools),
                 "test_images": {one.category: one.test_images for one in results},
             },

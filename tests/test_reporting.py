@@ -18,6 +18,7 @@ from anosynth.reporting import (
     over_seeds,
     pools_json,
     score_histogram,
+    seeds_json,
     spread,
     table,
 )
@@ -86,10 +87,9 @@ def test_gains_are_paired_by_seed() -> None:
 
 def test_the_numbers_for_dvc_are_nested_by_category_detector_arm_and_metric() -> None:
     numbers = detection_json([result(), result(detector="patchcore", metrics={"real": seeds({"0": None})})])
-    perlin, undefined = numbers["washer"]["unet"]["perlin"], numbers["washer"]["patchcore"]["real"]
-    assert (perlin["pixel_ap"], perlin["pixel_ap_sd"], perlin["seeds"]) == (0.625, 0.035355, 2)
-    assert (undefined["aupro"], undefined["aupro_sd"], undefined["seeds"]) == (None, None, 0)
-    assert len(perlin) == 1 + 2 * 7
+    assert numbers["washer"]["unet"]["perlin"]["pixel_ap"] == {"mean": 0.625, "sd": 0.035355}
+    assert numbers["washer"]["patchcore"]["real"]["aupro"] == {"mean": None, "sd": None}
+    assert seeds_json([result()]) == {"washer": {"unet": {"real": 2, "perlin": 2}}}
     gains = gains_json([result(), result(detector="patchcore", metrics={"normals": seeds(REAL)})])
     assert list(gains["washer"]) == ["unet"]
     assert list(gains["washer"]["unet"]) == ["perlin"]
