@@ -55,7 +55,9 @@ def _rows(path: str, model: Mapping[str, object], models: Mapping[str, Mapping[s
         entry = _resolve(part, models)
         named = entry.get("additionalProperties")
         deeper = _resolve(named, models) if isinstance(named, dict) else {}
-        if "properties" in deeper:
+        if "properties" in entry:
+            yield from _rows(f"{path}.{key}", entry, models)
+        elif "properties" in deeper:
             yield _row(f"{path}.{key}", entry, required=key in required)
             yield from _rows(f"{path}.{key}.<name>", deeper, models)
         else:

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from anosynth import params as params_module
 from anosynth.layout import Layout
-from anosynth.params import Params, load_params
+from anosynth.params import Params, Section, load_params
 from anosynth.params_reference import reference
 from tasks._bind import bind
 
@@ -216,3 +217,15 @@ def test_the_page_of_parameters_is_written_from_the_models() -> None:
     assert page == reference(), "run: python -m anosynth.params_reference > docs/params.md"
     sections = re.findall(r"^## (\w+)$", page, re.MULTILINE)
     assert sections == list(Params.model_fields)
+
+
+def test_the_page_of_parameters_has_a_row_for_every_field_of_every_section() -> None:
+    rows = re.findall(
+        r"^\| `([^`]+)` \|", (REPOSITORY / "docs" / "params.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    last_words = {row.rpartition(".")[2] for row in rows}
+    models = [kind for kind in vars(params_module).values() if isinstance(kind, type) and issubclass(kind, Section)]
+    fields = {name for model in models for name in model.model_fields if model is not Params}
+    assert fields <= last_words
+    assert len(models) >= 25
+    assert len(rows) >= 100
