@@ -49,7 +49,7 @@ class ShardDataset(Dataset[Item]):
     Args:
         folder: local path or fsspec URL of the pool.
         verdicts: what screening decided, by sample id; refused samples are left out. None keeps all.
-        cached_groups: row groups (encoded, at most 32 MB each) kept in memory.
+        cached_groups: row groups (encoded, at most 16 MiB each unless one image is larger) kept in memory.
 
     Attributes:
         rows_per_group: samples kept of each row group that has any, in order; for `shuffled_order`.

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import secrets
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -113,6 +114,18 @@ class Folder:
         """Remove an entry; nothing happens if it is not there."""
         with contextlib.suppress(FileNotFoundError):
             self.fs.rm_file(self.path(name))
+
+    def distrust(self, name: str) -> None:
+        """Mark an entry as damaged without touching its bytes: no longer read-only, and modified now.
+
+        Store, pool and DVC's cache may be three names of one file, and all trust a file that is read-only and as old as
+        they remember. Without the mark, the command that remakes a pool would be answered from the damaged copy.
+        """
+        if self.local is not None:
+            with contextlib.suppress(OSError):
+                path = self.local / name
+                path.chmod(path.stat().st_mode | stat.S_IWUSR)
+                os.utime(path)
 
     @contextlib.contextmanager
     def temporary(self, under: str) -> Iterator[Path]:

@@ -80,7 +80,8 @@ class OpenShard:
         return int(self.file.num_row_groups)
 
     def damaged(self, why: str) -> ShardError:
-        """The error that says which shard is harmed, how, and what remakes it."""
+        """Mark the file as not to be trusted; return the error that says how it is harmed and what mends it."""
+        self._folder.distrust(self._info.name)
         return ShardError(f"{self.where} is damaged ({why}); run: {self._remake}")
 
     def read(self, group: int, columns: Sequence[str]) -> pa.Table:

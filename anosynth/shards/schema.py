@@ -14,7 +14,7 @@ SCHEMA_VERSION = 1
 LABELS = ("normal", "anomalous")
 IMAGE_COLUMNS = ("image", "part", "mask")
 ROW_GROUP_ROWS = 64
-ROW_GROUP_BYTES = 32 * 2**20
+ROW_GROUP_BYTES = 16 * 2**20
 
 _NAME = pa.dictionary(pa.int32(), pa.string())
 _FILE = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])

@@ -290,6 +290,7 @@ class ShardStore:
             return 0
 
     def _damaged(self, record: CommitRecord, job: ShardJob) -> ShardError:
+        self.folder.distrust(record.data)
         self.folder.remove(f"{COMMITS}/{record.fingerprint}.json")
         self.folder.remove(record.data)
         return ShardError(

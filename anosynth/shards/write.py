@@ -1,7 +1,7 @@
 """Rows into one Parquet file: small row groups, image bytes as they are, metadata columns compressed.
 
 Image and mask columns are already compressed, so they are written without compression, dictionary and statistics;
-row groups are small (64 rows, at most 32 MB) because a byte column is read by whole row groups. Every page carries its
+row groups are small (64 rows, at most 16 MiB) because a byte column is read by whole row groups. Every page carries its
 checksum, so that a reader of one row group notices harm without reading the file.
 """
 
@@ -122,20 +122,29 @@ def write_rows(file: BinaryIO | DigestWriter, rows: Iterable[Row], *, about: dic
         compression=_COMPRESSION,
         use_dictionary=_PLAIN,
         write_statistics=_PLAIN,
-        write_batch_size=ROW_GROUP_ROWS,
+        write_batch_size=ROW_GROUP_ROWS,  # one page per column and row group: faster to read than pages of 1 MiB
         write_page_checksum=True,
     ) as writer:
         for row in rows:
             size = image_bytes(row)
             if pending and (len(pending) == ROW_GROUP_ROWS or pending_bytes + size > ROW_GROUP_BYTES):
-                writer.write_batch(to_batch(pending, schema))
-                pending, pending_bytes = [], 0
+                writer.write_batch(_emptied(pending, schema))
+                pending_bytes = 0
             pending.append(row)
             pending_bytes += size
             count += 1
         if pending:
-            writer.write_batch(to_batch(pending, schema))
+            writer.write_batch(_emptied(pending, schema))
     return count
+
+
+def to_batch(rows: Sequence[Row], schema: pa.Schema) -> pa.RecordBatch:
+    """Turn rows into one record batch of the given schema."""
+    columns = []
+    for field in schema:
+        values = [row[field.name] for row in rows]
+        columns.append(_files(values, field.type) if field.name in IMAGE_COLUMNS else pa.array(values, field.type))
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def digest_footer(file: BinaryIO) -> str:
@@ -156,13 +165,17 @@ def digest_footer(file: BinaryIO) -> str:
     return digest_bytes(file.read(length))
 
 
-def to_batch(rows: Sequence[Row], schema: pa.Schema) -> pa.RecordBatch:
-    """Turn rows into one record batch of the given schema."""
-    columns = []
-    for field in schema:
-        values = [row[field.name] for row in rows]
-        columns.append(_files(values, field.type) if field.name in IMAGE_COLUMNS else pa.array(values, field.type))
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
+def image_bytes(row: Row) -> int:
+    """Bytes of a row's image, part and mask files: nearly all it takes."""
+    files = (row[name] for name in IMAGE_COLUMNS)
+    return sum(len(file["bytes"]) for file in files if isinstance(file, dict))
+
+
+def _emptied(pending: list[Row], schema: pa.Schema) -> pa.RecordBatch:
+    """Turn rows into a batch and let go of them, so that their bytes are in memory once while they are written."""
+    batch = to_batch(pending, schema)
+    pending.clear()
+    return batch
 
 
 def _files(values: Sequence[object], kind: pa.StructType) -> pa.StructArray:
@@ -172,9 +185,3 @@ def _files(values: Sequence[object], kind: pa.StructType) -> pa.StructArray:
         fields=[kind.field("bytes"), kind.field("path")],
         mask=pa.array([value is None for value in values]),
     )
-
-
-def image_bytes(row: Row) -> int:
-    """Bytes of a row's image, part and mask files: nearly all it takes."""
-    files = (row[name] for name in IMAGE_COLUMNS)
-    return sum(len(file["bytes"]) for file in files if isinstance(file, dict))

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import textwrap
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -147,10 +148,10 @@ def test_row_groups_hold_64_rows_and_images_are_stored_as_they_are(tmp_path: Pat
     assert {(compression, dictionary) for compression, dictionary, _ in kinds.values()} == {("ZSTD", True)}
 
 
-def test_a_row_group_is_cut_before_32_megabytes(tmp_path: Path) -> None:
+def test_a_row_group_is_cut_before_16_mebibytes(tmp_path: Path) -> None:
     store, (job,) = ShardStore(tmp_path), make_jobs(5, shard_rows=5, pool="normals")
     rng = np.random.default_rng(0)
-    noise = rng.integers(0, 256, (2048, 2048, 3), dtype=np.uint8)  # 12.6 MB that no codec shrinks
+    noise = rng.integers(0, 256, (1024, 2048, 3), dtype=np.uint8)  # 6.3 MB that no codec shrinks
     store.put(
         job,
         (Sample(spec, np.roll(noise, spec.index), None, make_sample(spec).provenance) for spec in job.specs()),
@@ -266,6 +267,54 @@ def test_a_full_disk_ends_in_one_sentence_and_leaves_nothing(tmp_path: Path, rep
     assert "shard 0 of generate_pairs@washer-scratch-perlin" in run.stdout
     assert "Traceback" not in run.stderr
     assert _files(tmp_path / "store") == []
+
+
+def test_writing_a_shard_keeps_a_row_group_in_memory_and_not_the_shard(tmp_path: Path, repository: Path) -> None:
+    script = """
+    import os, resource, sys
+    from anosynth.shards.rows import encode_row
+    from anosynth.shards.write import footer, write_rows
+    from tests.shards.small_pools import make_jobs, make_sample
+
+    (job,) = make_jobs(1, pool="normals")
+    (spec,) = job.specs()
+    row = encode_row(make_sample(spec), plan=job.plan)
+
+    def rows(count):
+        for _ in range(count):
+            yield {**row, "image": {"bytes": os.urandom(400_000), "path": "x.webp"}}
+
+    def write(count):
+        with open(sys.argv[1], "wb") as file:
+            write_rows(file, rows(count), about=footer(job, device_class="cpu"))
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    before = write(1)
+    print((write(800) - before) / 1024, os.path.getsize(sys.argv[1]) / 2**20)
+    """
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "shard.parquet")],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr
+    rise_mib, size_mib = (float(word) for word in run.stdout.split())
+    assert size_mib > 300
+    assert rise_mib < 110  # rows, Arrow's copy and the page being written: a few times 16 MiB
+
+
+def test_committing_a_shard_costs_little(tmp_path: Path) -> None:
+    store, jobs = ShardStore(tmp_path), make_jobs(12, shard_rows=1)
+    taken = []
+    for job in jobs:
+        samples = list(make_samples(job))
+        started = time.process_time()
+        store.put(job, samples)
+        taken.append(time.process_time() - started)
+    assert len(taken) == 12
+    assert min(taken) < 0.05
 
 
 def test_a_checkpoint_is_replaced_whole_and_checked(store_url: str) -> None:
