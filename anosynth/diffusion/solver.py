@@ -33,7 +33,9 @@ from anosynth.diffusion.schedule import NoiseSchedule
 from anosynth.params import Solver
 
 Model = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(z_t [b, C, h, w], timesteps [b], rows [b]) -> estimate of z_0; rows are the positions of these b in the batch."""
+"""(z_t [b, C, h, w], timesteps [b], rows [b]) -> estimate of z_0; rows are the positions of these b in the batch.
+
+Timesteps and rows are int64 on the CPU, whatever the device of z_t, so that looking a level up waits for nothing."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ def solve(
     order = torch.argsort(torch.tensor(table.counts), descending=True, stable=True)
     latents = noisy[order.to(noisy.device)]
     columns = {name: getattr(table, name)[:, order].to(latents) for name in _COLUMNS}
-    timesteps = table.timesteps[:, order].to(latents.device)
+    timesteps = table.timesteps[:, order]
     blend = None if known is None else Known(*(part[order].to(latents) for part in _parts(known)))
     counts = np.asarray(table.counts)[order.numpy()]
     before = latents

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,6 +12,8 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from anosynth.errors import BackboneError
+
+logger = logging.getLogger(__name__)
 
 PROBE = "a photo of normal steel washer"
 
@@ -98,6 +101,13 @@ class ClipText:
                 raise BackboneError(
                     f"the tokenizer knows {len(pieces) - unknown} of {len(pieces)} pieces of the prompt {prompt!r}; "
                     "its vocabulary is damaged or does not belong to this text encoder"
+                )
+            if len(pieces) > self.length - 2:
+                logger.warning(
+                    "the prompt %r has %d pieces; the last %d are cut off",
+                    prompt,
+                    len(pieces),
+                    len(pieces) - self.length + 2,
                 )
         ids: Tensor = self.tokenizer(
             list(prompts), padding="max_length", max_length=self.length, truncation=True, return_tensors="pt"

@@ -85,6 +85,15 @@ def test_states_of_a_prompt_do_not_depend_on_its_companions(backbone: LatentDiff
     assert not torch.allclose(together.states[0], together.states[1], atol=1e-2)
 
 
+def test_a_prompt_that_is_too_long_is_cut_aloud(backbone: LatentDiffusion, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("WARNING", logger="anosynth.diffusion.text"):
+        states = backbone.embed(["x" * 80, "y" * 75]).states
+    assert states.shape == (2, 77, 32)
+    said = [record.getMessage() for record in caplog.records if record.name == "anosynth.diffusion.text"]
+    assert len(said) == 1
+    assert said[0].endswith("x' has 80 pieces; the last 5 are cut off")
+
+
 def test_rows_and_joins_keep_states_and_masks_together() -> None:
     states = torch.arange(12.0).reshape(3, 2, 2)
     mask = torch.tensor([[True, False], [True, True], [False, False]])
