@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from anosynth.errors import EXIT_PROBLEMS, AnosynthError
@@ -70,6 +71,8 @@ def inspect(arguments: argparse.Namespace) -> int:
     print("\n".join(describe(arguments.path)))
     if arguments.sheet is not None:
         chosen = tiles(arguments.path, at_most=arguments.images)
+        if arguments.plain:
+            chosen = [replace(tile, mask=None) for tile in chosen]
         arguments.sheet.write_bytes(encode_png(contact_sheet(chosen)))
         print(f"{len(chosen)} images drawn in {arguments.sheet}")
     return 0
@@ -142,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     added.add_argument("path", type=Path, help="shard, pool, lock, index, verdict table or adapter")
     added.add_argument("--sheet", type=Path, metavar="PNG", help="draw the images, masks outlined, into this file")
+    added.add_argument("--plain", action="store_true", help="leave the outlines away: thin defects vanish below them")
     added.add_argument("--images", type=_positive, default=SHEET_IMAGES, help="at most so many (default: %(default)s)")
 
     added = _add(commands, "doctor", doctor, "doctor", "doctor --prune")

@@ -248,6 +248,9 @@ def test_a_contact_sheet_shows_the_images_with_their_masks(
         assert "5 images drawn" in out
         image = decode_image(sheet.read_bytes(), name="sheet").image
         assert np.any(np.all(image == OUTLINE_RGB, axis=2))
+        assert _run(capsys, "inspect", path, "--sheet", sheet, "--images", 5, "--plain")[0] == 0
+        image = decode_image(sheet.read_bytes(), name="sheet").image
+        assert not np.any(np.all(image == OUTLINE_RGB, axis=2))
     code, _, err = _run(capsys, "inspect", project.shots("washer"), "--sheet", tmp_path / "no.png")
     assert code == 2
     assert "is a lock and holds no images" in err

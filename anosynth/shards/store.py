@@ -11,7 +11,8 @@ processes that make one shard the first wins and the other takes its data away a
 are simply shared). On a local disk both steps are hard links from synced temporary files. On S3 they are conditional
 puts. On file systems whose "create" is check-then-write (fsspec's memory file system, plain SFTP, ...) two commits
 can race; both then name a complete data object, so readers are safe, and one object may stay behind until
-`python -m anosynth doctor --prune`.
+`python -m anosynth doctor --prune`. Tests prove local disks and the memory file system; the S3 form follows s3fs's
+documentation and has not been run. `python -m anosynth doctor` tries a store's exclusive create.
 """
 
 from __future__ import annotations
