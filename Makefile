@@ -6,7 +6,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" DVC_NO_ANALYTICS=1 DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false
 STAMP := $(VENV)/.installed
 
-.PHONY: setup repro flow verify test test-fast faults lint docs clean
+.PHONY: setup repro flow verify test test-fast faults lint bsdata-dev bsdata-test docs clean
 
 setup: $(STAMP)
 
@@ -47,6 +47,15 @@ lint: setup
 	$(RUN) ruff format --check .
 	$(RUN) mypy
 	$(RUN) lint-imports
+
+# BSData's folder is ANOSYNTH_BSDATA, else source.root of examples/bsdata.params.yaml. A look at the true test is logged
+# in docs/test-looks.md: make bsdata-test WHY="release 0.1".
+WHY ?= not said
+bsdata-dev: setup
+	$(RUN) python examples/bsdata.py dev
+
+bsdata-test: setup
+	$(RUN) python examples/bsdata.py test --why "$(WHY)"
 
 docs: setup
 	$(RUN) python -m anosynth.params_reference > docs/params.md

@@ -1,8 +1,8 @@
 """Near-copy detection: what two photographs share beyond what all photographs of the product share.
 
-A copy of an image, stored again, shifted, brightened, scaled, mirrored or turned, has the same fine structure (grain,
-scratches, sensor pattern). So do not: two parts in one pose, whose common edges dominate every naive measure. The
-measure here therefore works on residuals:
+A copy of an image, stored again, shifted, brightened, mirrored or turned, has the same fine structure (grain, scratches,
+sensor pattern). Two parts in one pose have not, but their common edges dominate every naive measure. The measure here
+therefore works on residuals:
 
 1. band-pass the grey image (light and shape below, coding noise above) and divide by the local root mean square, so
    that a few strong edges weigh no more than the surface between them;
@@ -71,8 +71,8 @@ class Band:
     local: float
 
 
-# Measured on renders, worn steel and washers of grain alone: this band leaves independent pictures below 0.75 and
-# copies above 0.93; small pictures have too little in it (independent pills of 64 px reach 0.94) and need a finer one.
+# Measured on renders, worn steel and washers of grain alone: this band leaves independent pictures below 0.7 and
+# copies above 0.9; small pictures have too little in it (independent pills of 64 px reach 0.94) and need a finer one.
 FINE_BAND = Band(low=1.0, high=3.0, local=4.0)
 SMALL_PX = 96
 SMALL_BAND = Band(low=0.7, high=2.0, local=3.0)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from anosynth.errors import DataError
 from anosynth.fingerprint import digest_value
@@ -114,14 +114,18 @@ def read_lock(path: Path) -> ShotsLock:
     digest = content.pop("digest", None)
     if digest != digest_value(content):
         raise DataError(f"{path}: changed after it was written (its digest differs); {mend}")
-    return ShotsLock(
-        category=content["category"],
-        method=content["method"],
-        seed=content["seed"],
-        normal=_shots(content["shots"]["normal"], "normal"),
-        anomalous={defect: _shots(shots, "anomalous") for defect, shots in content["shots"]["anomalous"].items()},
-        sealed=tuple(Sealed(**value) for value in content["sealed"]),
-    )
+    try:
+        shots = content["shots"]
+        return ShotsLock(
+            category=content["category"],
+            method=content["method"],
+            seed=content["seed"],
+            normal=_shots(shots["normal"], "normal"),
+            anomalous={defect: _shots(chosen, "anomalous") for defect, chosen in shots["anomalous"].items()},
+            sealed=tuple(Sealed(**value) for value in content["sealed"]),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: not the fields of a lock ({error}); {mend}") from error
 
 
 def check_lock(lock: ShotsLock, records: Sequence[Record]) -> None:
@@ -229,11 +233,5 @@ def _to_json(lock: ShotsLock) -> dict[str, object]:
     }
 
 
-def _shots(values: Sequence[Mapping[str, object]], kind: str) -> tuple[Shot, ...]:
-    found = []
-    for value in values:
-        record, rank = value["record"], value["rank"]
-        assert isinstance(record, dict)
-        assert isinstance(rank, int)
-        found.append(Shot(record_from_json(record), rank, "normal" if kind == "normal" else "anomalous"))
-    return tuple(found)
+def _shots(values: Sequence[Mapping[str, Any]], kind: Literal["normal", "anomalous"]) -> tuple[Shot, ...]:
+    return tuple(Shot(record_from_json(value["record"]), value["rank"], kind) for value in values)

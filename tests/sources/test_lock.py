@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from anosynth.errors import DataError
+from anosynth.fingerprint import digest_value
 from anosynth.imaging import encode_png
 from anosynth.samples import Record, Shot
 from anosynth.sources.examine import examine
@@ -89,6 +90,15 @@ def test_a_tampered_lock_is_refused(tmp_path: Path, old: str, new: str, message:
     path, index = project(tmp_path)
     path.write_text(path.read_text(encoding="utf-8").replace(old, new, 1), encoding="utf-8")
     with pytest.raises(DataError, match=f"{message}.*{MEND}"):
+        open_shots(path, index)
+
+
+def test_a_lock_of_other_fields_with_a_fresh_digest_is_refused(tmp_path: Path) -> None:
+    path, index = project(tmp_path)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    del content["digest"], content["sealed"][0]["group"]
+    path.write_text(json.dumps({**content, "digest": digest_value(content)}), encoding="utf-8")
+    with pytest.raises(DataError, match=rf"not the fields of a lock .*'group'.*{MEND}"):
         open_shots(path, index)
 
 
