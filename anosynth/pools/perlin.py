@@ -22,16 +22,17 @@ if TYPE_CHECKING:
 
 ALGORITHM = 1
 REAL_TEXTURE_RATIO = 0.5
-# Half of the textures take the tone of the place they are put in, up to this many grey levels: the hard cases.
+# Half of the textures take the tone of the place they are put in, so many grey levels brighter or darker: the hard
+# cases.
 MATCHED_TONE_RATIO = 0.5
-TONE_SHIFT = 50.0
+TONE_SHIFT = (15.0, 60.0)
 # The blend fades over this many pixels inside the mask's edge.
 EDGE_PX = 2.0
 # Regions of the noise below this share of the picture are dropped, and regions that cannot be seen: whose pixels
 # change by less than so many grey levels, or by less than this share of the object's own spread.
 MIN_REGION_RATIO = 0.0005
 MIN_REGION_CHANGE = 8.0
-MIN_CHANGE_TO_SPREAD = 0.5
+MIN_CHANGE_TO_SPREAD = 0.8
 # Noise finer than a few cells makes dozens of regions; so many draws keep only up to MAX_FEW of them.
 FEW_RATIO = 0.5
 MAX_FEW = 4
@@ -79,7 +80,7 @@ def draft(
         texture = 255.0 * procedural_texture(size_px=(size[0], size[1]), rng=rng)
     if mask.any() and rng.random() < MATCHED_TONE_RATIO:
         texture += parent.image[mask].mean(axis=0) - texture[mask].mean(axis=0)
-        texture += rng.uniform(-TONE_SHIFT, TONE_SHIFT)
+        texture += rng.uniform(*TONE_SHIFT) * rng.choice((-1.0, 1.0))
     inward = np.clip(ndimage.distance_transform_edt(mask) / EDGE_PX, 0.0, 1.0)
     image = blend(parent.image, texture, alpha=rng.uniform(*spec.opacity) * inward)
     spread = float(parent.image[foreground > 0].mean(axis=1).std())

@@ -36,12 +36,14 @@ if TYPE_CHECKING:
 
 # Crops down to 0.7 of the side (1 / 1.42) are looked for, and pictures taken from a little farther away.
 SCALES = (0.92, 1.0, 1.09, 1.19, 1.30, 1.42)
-# Poses whose coarse correlation comes within the margin of the best are refined; on parts of high symmetry many do.
-CANDIDATE_MARGIN = 0.12
+# Poses whose coarse correlation (at most 2) comes within the margin of the best are refined; on parts of high symmetry
+# many do.
+CANDIDATE_MARGIN = 0.15
 MIN_CANDIDATES = 4
 MAX_CANDIDATES = 32
 NUM_FINALISTS = 3
-ROUNDS = 6
+ROUNDS_COARSE = 4
+ROUNDS_FINE = 6
 # Other real images that are regressed out per shot.
 MAX_REFERENCES = 8
 
@@ -51,8 +53,8 @@ class Match:
     """The shot that an image resembles most.
 
     Attributes:
-        similarity: partial correlation in [-1, 1]; 1 for an exact copy. Independent pictures of one part stay below
-            0.6, mirrored, cropped (0.8 of the side and more) or brightness-changed copies lie above 0.8.
+        similarity: partial correlation in [-1, 1]; 1 for an exact copy. Pictures of different parts stay below
+            0.7, mirrored, cropped (0.85 of the side and more) or brightness-changed copies lie above 0.8.
         shot: index of the shot.
     """
 
@@ -86,11 +88,15 @@ class NearestShot:
         poses = [posed(square, pose) for square in squares for pose in range(NUM_POSES)]
         self._fine = [Template(local_structure(pose)) for pose in poses]
         self._coarse = [Template(local_structure(halved(pose))) for pose in poses]
-        scaled = [halved(zoomed(pose, scale)) for pose in poses for scale in SCALES]
-        self._spectra = np.conj(fft.rfft2(np.stack([self._normalized(local_structure(one)) for one in scaled])))
         self._given = [np.zeros((0, FINE_PX * FINE_PX), dtype=np.float32) for _ in poses]
+        self._spectra = np.concatenate([self._spectra_of(pose, []) for pose in poses])
         for index, shot in enumerate(shots):
-            self._regress_out(index, shot, others)
+            frames = self._others_in_frame(index, shot, others)
+            for pose in range(index * NUM_POSES, (index + 1) * NUM_POSES) if frames else ():
+                turned = [posed(frame, pose % NUM_POSES) for frame in frames]
+                self._given[pose] = np.stack([local_structure(frame).ravel() for frame in turned])
+                at = slice(pose * len(SCALES), (pose + 1) * len(SCALES))
+                self._spectra[at] = self._spectra_of(poses[pose], turned)
 
     def match(self, image: NDArray[np.uint8]) -> Match:
         """Return the nearest shot of a uint8 RGB image [H, W, 3] of any size."""
@@ -100,23 +106,36 @@ class NearestShot:
             default=Match(-1.0, 0),
         )
 
-    def _regress_out(self, index: int, shot: NDArray[np.uint8], others: Sequence[NDArray[np.uint8]]) -> None:
-        """Bring other images into the shot's frame and remember them for all its poses."""
+    def _spectra_of(self, square: NDArray[np.float32], others: Sequence[NDArray[np.float32]]) -> NDArray[np.complex64]:
+        """Conjugate spectra of a picture at every scale: what is correlated with an image at all shifts.
+
+        Structure and the part of it that the others do not have, of equal weight: the first brings parts of one kind
+        into register, the second tells one part from another.
+        """
+        spectra = []
+        for scale in SCALES:
+            own, *rest = (
+                self._normalized(local_structure(halved(zoomed(one, scale)))).ravel() for one in (square, *others)
+            )
+            basis = np.linalg.qr(np.stack(rest, axis=1))[0] if rest else np.zeros((own.size, 0), dtype=np.float32)
+            left = own - basis @ (basis.T @ own)
+            both = own + left / (np.linalg.norm(left) + 1e-9)
+            spectra.append(np.conj(fft.rfft2(both.reshape(COARSE_PX, COARSE_PX))))
+        return np.stack(spectra)
+
+    def _others_in_frame(
+        self, index: int, shot: NDArray[np.uint8], others: Sequence[NDArray[np.uint8]]
+    ) -> list[NDArray[np.float32]]:
+        """Other images as they would look in the shot's place, grey [FINE_PX, FINE_PX]."""
         itself = digest_pixels(shot)
-        different = [other for other in others if digest_pixels(other) != itself][:MAX_REFERENCES]
         frames = []
-        for other in different:
+        for other in [other for other in others if digest_pixels(other) != itself][:MAX_REFERENCES]:
             found = max(self._registered(other, shot=index), key=lambda one: one[2], default=None)
             if found is not None:
                 pose, warp, _ = found
-                structure = local_structure(grey_square(other, side_px=FINE_PX))
-                values, inside = self._fine[pose].warped(structure, warp)
-                square = np.where(inside, values, 0.0).astype(np.float32).reshape(FINE_PX, FINE_PX)
-                frames.append(unposed(square, pose % NUM_POSES))
-        for pose in range(NUM_POSES):
-            turned = [posed(frame, pose).ravel() for frame in frames]
-            if turned:
-                self._given[index * NUM_POSES + pose] = np.stack(turned)
+                values, _ = self._fine[pose].warped(grey_square(other, side_px=FINE_PX), warp)
+                frames.append(unposed(values.reshape(FINE_PX, FINE_PX), pose % NUM_POSES))
+        return frames
 
     def _registered(
         self, image: NDArray[np.uint8], *, shot: int | None = None
@@ -126,14 +145,14 @@ class NearestShot:
         coarse = local_structure(grey_square(image, side_px=COARSE_PX))
         ranked = []
         for pose, warp in self._candidates(coarse, shot):
-            refined = self._coarse[pose].refine(coarse, warp, rounds=ROUNDS)
+            refined = self._coarse[pose].refine(coarse, warp, rounds=ROUNDS_COARSE)
             if refined is not None:
                 refined = refined * [[1.0, 1.0, FINE_PX / COARSE_PX]]
                 ranked.append((pose, refined, self._similarity(structure, pose, refined)))
         ranked.sort(key=lambda one: -one[2])
         finalists = ranked[:NUM_FINALISTS]
         for pose, warp, _ in ranked[:NUM_FINALISTS]:
-            refined = self._fine[pose].refine(structure, warp, rounds=ROUNDS)
+            refined = self._fine[pose].refine(structure, warp, rounds=ROUNDS_FINE)
             if refined is not None:
                 finalists.append((pose, refined, self._similarity(structure, pose, refined)))
         return finalists
