@@ -1,8 +1,8 @@
 """Near-copy detection: what two photographs share beyond what all photographs of the product share.
 
-A copy of an image, stored again, shifted, brightened, mirrored or turned, has the same fine structure (grain, scratches,
-sensor pattern). Two parts in one pose have not, but their common edges dominate every naive measure. The measure here
-therefore works on residuals:
+A copy of an image, stored again, shifted, brightened, mirrored or turned, has the same fine structure (grain,
+scratches, sensor pattern). Two parts in one pose have not, but their common edges dominate every naive measure. The
+measure here therefore works on residuals:
 
 1. band-pass the grey image (light and shape below, coding noise above) and divide by the local root mean square, so
    that a few strong edges weigh no more than the surface between them;
