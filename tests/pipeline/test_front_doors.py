@@ -117,46 +117,57 @@ def refused_by_dvc(root: Path, params: dict[str, object]) -> str:
     return ran.said
 
 
-def hostile_params() -> dict[str, object]:
+def with_category(name: str) -> dict[str, object]:
     params = toy_params()
     grid, objects = params["grid"], params["objects"]
     assert isinstance(grid, dict)
     assert isinstance(objects, dict)
-    for name in ("x; touch pwned", "../../../anosynth", "$(touch pwned)"):
-        grid["categories"].append(name)
-        objects[name] = objects["washer"]
-    grid["pairs"]["y; touch pwned"] = {
-        "category": "washer",
-        "defect": "`touch pwned`",
-        "method": "perlin",
-        "z;touch pwned": 1,
-    }
+    grid["categories"].append(name)
+    objects[name] = objects["washer"]
+    pair = {"category": "washer", "defect": "`touch pwned`", "method": "perlin", "z;touch pwned": 1}
+    grid["pairs"]["y; touch pwned"] = pair
     return params
+
+
+def outputs(root: Path) -> dict[Path, int]:
+    """Every file that a stage made, save the note of the gate, with the time it was last written."""
+    made = (path for folder in ("data", "models", "results") for path in (root / folder).glob("*/**/*"))
+    return {path: path.stat().st_mtime_ns for path in made if path.is_file()}
 
 
 def test_hostile_names_are_refused_before_anything_runs_or_is_removed(reproduced: Path, tmp_path: Path) -> None:
     root = tmp_path / "project"
     shutil.copytree(reproduced, root)
-    before = {path: path.stat().st_mtime_ns for path in root.glob("data/*/**/*") if path.is_file()}
-    assert len(before) >= 8
-    said = refused_by_dvc(root, hostile_params())
+    before = outputs(root)
+    assert len(before) >= 20
+    said = refused_by_dvc(root, with_category("x; touch pwned"))
     assert "  grid.categories.1: is 'x; touch pwned'; a key is a slug" in said
-    assert "  grid.categories.2: is '../../../anosynth'; a key is a slug" in said
-    assert "z;touch pwned: unknown key" in said
-    assert not list(tmp_path.rglob("pwned"))
-    assert before == {path: path.stat().st_mtime_ns for path in root.glob("data/*/**/*") if path.is_file()}
-    assert (root / "anosynth" / "params.py").is_file()
-    for stage in ("index@x; touch pwned", "generate_pairs@y; touch pwned", "fit_detector@unet-$(touch pwned)"):
-        single = run(["-m", "dvc", "repro", "--single-item", stage], root)
-        assert single.code != 0
-        assert not list(tmp_path.rglob("pwned"))
-
+    assert "y; touch pwned.z;touch pwned: unknown key" in said
+    for stage in ("index@x; touch pwned", "generate_pairs@y; touch pwned", "fit_detector@unet-x; touch pwned"):
+        assert run(["-m", "dvc", "repro", "--single-item", stage], root).code != 0
     flow = run(["-m", "flows.pipeline"], root)
     assert flow.code == 2
     assert "pipeline: params.yaml has " in flow.said
+    assert run(["-m", "anosynth", "params"], root).code == 2
+    assert outputs(root) == before
     assert not list(tmp_path.rglob("pwned"))
-    looked = run(["-m", "anosynth", "params"], root)
-    assert looked.code == 2
+
+
+@pytest.mark.parametrize("name", ["../../anosynth", "../../../outside"])
+def test_a_name_that_climbs_out_of_its_folder_removes_nothing(reproduced: Path, tmp_path: Path, name: str) -> None:
+    root = tmp_path / "project"
+    shutil.copytree(reproduced, root)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious").write_text("x", encoding="utf-8")
+    before = outputs(root)
+    write_params(root, with_category(name))
+    ran = run(["-m", "dvc", "repro"], root)  # DVC itself may see that the outputs overlap, before the gate runs
+    assert ran.code != 0
+    assert "Running stage 'index" not in ran.said
+    assert outputs(root) == before
+    assert (root / "anosynth" / "params.py").is_file()
+    assert (outside / "precious").is_file()
 
 
 def test_a_misspelt_section_stops_every_stage_with_all_errors_at_once(reproduced: Path, tmp_path: Path) -> None:
