@@ -8,14 +8,25 @@ only those stages stale that read the edited values.
 
 from __future__ import annotations
 
+from anosynth.errors import DataError
 from anosynth.layout import Layout
+from anosynth.params import ProceduralSource, SourceSpec
 from tasks._bind import main
 
 CONTENT = "params.yaml holds allowed values only.\n"
 
 
-def run(*, layout: Layout) -> None:
-    """Write down that params.yaml was found right."""
+def run(*, layout: Layout, source: SourceSpec) -> None:
+    """Write down that params.yaml was found right, and that the folder of the data is there.
+
+    DVC would say of a missing folder only that it is missing.
+
+    Raises:
+        DataError: if source.root is no folder.
+    """
+    root = layout.root / source.root
+    if not isinstance(source, ProceduralSource) and not root.is_dir():
+        raise DataError(f"{root}: no such folder; set source.root in params.yaml to the folder of the data")
     path = layout.params_check()
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(".tmp")
