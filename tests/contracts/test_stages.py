@@ -87,6 +87,11 @@ def test_a_command_is_the_module_and_the_quoted_item(name: str) -> None:
 
 
 @EACH
+def test_every_stage_waits_for_the_gate(name: str) -> None:
+    assert ("data/check_params.txt" in STAGES[name].deps) == (name != GATE)
+
+
+@EACH
 def test_a_signature_asks_for_exactly_the_declared_params_and_keys(name: str) -> None:
     stage, binding = STAGES[name], bind(run_of(name))  # type: ignore[arg-type]
     assert len(set(stage.params)) == len(stage.params)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -55,18 +56,26 @@ def read_lock(root: Path) -> dict[str, object]:
 
 
 @pytest.fixture(scope="session")
-def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone of the checkout with tiny parameters, after `dvc repro`."""
-    root = clone(tmp_path_factory.mktemp("reproduced") / "project")
+def cloned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone of the checkout with tiny parameters; nothing has run in it."""
+    return clone(tmp_path_factory.mktemp("cloned") / "project")
+
+
+@pytest.fixture(scope="session")
+def reproduced(cloned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the clone, after `dvc repro`."""
+    root = tmp_path_factory.mktemp("reproduced") / "project"
+    shutil.copytree(cloned, root)
     ran = run(["-m", "dvc", "repro"], root)
     assert ran.code == 0, ran.said
     return root
 
 
 @pytest.fixture(scope="session")
-def flowed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Another such clone, after the flow, every pool filled in two parts."""
-    root = clone(tmp_path_factory.mktemp("flowed") / "project")
+def flowed(cloned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another copy, after the flow, every pool filled in two parts."""
+    root = tmp_path_factory.mktemp("flowed") / "project"
+    shutil.copytree(cloned, root)
     ran = run(["-m", "flows.pipeline"], root, PREFECT_HOME=str(tmp_path_factory.mktemp("prefect")))
     assert ran.code == 0, ran.said
     return root
