@@ -51,7 +51,7 @@ def decode_image(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> Dec
             (floating point, 32-bit integers above 65535).
     """
     opened = _open(data, name=name, max_pixels=max_pixels)
-    mode, deep = opened.mode, any(_DEEP.search(str(tile[3])) for tile in opened.tile)
+    mode, deep = opened.mode, any(_DEEP.search(str(tile[3])) for tile in getattr(opened, "tile", ()))
     try:
         opened.load()
         orientation = opened.getexif().get(0x0112, 1)
