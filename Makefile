@@ -2,7 +2,7 @@
 # Both set the environment up first, with uv where it is installed, else with pip.
 SHELL := /bin/bash
 VENV := .venv
-PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+PYTHON ?= $(shell for one in python3.11 python3.12 python3; do "$$one" -c "" 2>/dev/null && echo "$$one" && break; done)
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" DVC_NO_ANALYTICS=1 DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false
 STAMP := $(VENV)/.installed
 
