@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
@@ -173,19 +174,25 @@ def train(
 ) -> Iterator[dict[str, float]]:
     """Take steps until `recipe.steps`; the caller may stop, save or export between any two.
 
-    Every step draws batch, noise and timesteps from its own number, so a resumed run repeats an unbroken one.
+    Every step draws batch, noise and timesteps from its own number, so a resumed run repeats an unbroken one. A share
+    of the steps sees twice as many windows of half the size: half the cost, and the network learns other sizes.
 
     Yields:
         after each step: step, loss (weighted), mse (plain, of the velocity), lr, wall_s.
     """
     state.network.train()
+    assert isinstance(state.network, UNet2DConditionModel)
+    # At latent sizes like these plain products beat the fused kernel on a CPU, 1.3 to 1.4 times per step.
+    state.network.set_attn_processor(AttnProcessor() if device == "cpu" else AttnProcessor2_0())
     replicas = Replicas(state.network, count=threads)
     schedule = NoiseSchedule.from_config(SCHEDULE, name="embedded schedule")
-    count, size = recipe.batch_size // threads, recipe.size_px // LATENT_STRIDE
     states, mask = corpus.text.states, corpus.text.mask
     assert mask is not None
 
     def loss_of(network: nn.Module, part: int) -> tuple[Tensor, tuple[float, float]]:
+        half = numpy_rng(seed, "pretrain_denoiser", "size", state.step).random() < recipe.half_size_ratio
+        size = recipe.size_px // LATENT_STRIDE // (2 if half else 1)
+        count = recipe.batch_size // threads * (2 if half else 1)
         rng = numpy_rng(seed, "pretrain_denoiser", "batch", state.step, part)
         batch = draw_batch(corpus, rng, count=count, size=size, text_dropout=recipe.text_dropout)
         generator = torch_generator(seed_for(seed, "pretrain_denoiser", "noise", state.step, part))

@@ -279,7 +279,8 @@ def scratch_removal(
         (figures, rows of scratched | output | clean for the first eight cases).
     """
     blank = backbone.embed([""])
-    repaired, growth, rows, kept = [], [], [], 0.0
+    repaired, growth, kept = [], [], 0.0
+    rows: list[Image8] = []
     for category, name in categories.items():
         for start in range(0, per_category, 8):
             seeds = [
@@ -362,7 +363,7 @@ def main() -> None:
     backbone = open_backbone(
         PretrainedBackbone(kind="pretrained", path=str(arguments.folder.absolute())), compute=compute
     )
-    features = build_features(EmbeddedFeatures(kind="embedded", model="lite2"), compute=compute)
+    features = build_features(EmbeddedFeatures.model_validate({"kind": "embedded", "model": "lite2"}), compute=compute)
     arguments.out.mkdir(parents=True, exist_ok=True)
     normals: list[Image8] = []
     if arguments.bsdata:
@@ -394,8 +395,16 @@ def main() -> None:
         return figures
 
     def lora() -> dict[str, object]:
-        settings = PersonalizeNormalsParams(
-            rank=16, alpha=16.0, lr=5e-4, steps=arguments.lora_steps, batch_size=8, prior_weight=0.0, prior_images=0
+        settings = PersonalizeNormalsParams.model_validate(
+            {
+                "rank": 16,
+                "alpha": 16.0,
+                "lr": 5e-4,
+                "steps": arguments.lora_steps,
+                "batch_size": 8,
+                "prior_weight": 0.0,
+                "prior_images": 0,
+            }
         )
         figures, drawn = personalization(
             backbone,

@@ -753,7 +753,7 @@ def hammered_copper(rng: np.random.Generator, view: View) -> Surface:
     word = _pick(rng, "copper", "copper", "brass")
     size = rng.uniform(11, 26)
     c = cells(rng, view.u / size, view.v / size, jitter=0.8)
-    dent = np.minimum(c.nearest, np.float32(0.9)) ** 2
+    dent = (np.minimum(c.nearest, 0.9) ** 2).astype(np.float32)
     stain = spectrum_noise(rng, view.n, slope=1.5)
     color = _rgb(rng, 0.05, 0.58, 0.78) if word == "copper" else _rgb(rng, 0.125, 0.52, 0.78)
     return Surface(

@@ -51,11 +51,12 @@ class DenoiserRecipe(Section):
 
     channels: tuple[int, ...] = Field((96, 192, 192), min_length=2, max_length=4)
     size_px: int = Field(128, ge=64, multiple_of=64, description="training size; others work at sampling")
-    attention_head_dim: int = Field(8, ge=1, description="heads per attention, as Stable Diffusion 1.x misnames it")
+    attention_head_dim: int = Field(4, ge=1, description="heads per attention, as Stable Diffusion 1.x misnames it")
     steps: int = Field(ge=1, description="may be changed between runs: it moves the final decay")
     decay_steps: int = Field(ge=1)
     batch_size: int = Field(32, ge=1)
     lr: float = Field(5e-4, gt=0.0, lt=1.0)
+    half_size_ratio: float = Field(0.0, ge=0.0, le=1.0, description="share of the steps at half size, twice the batch")
     num_images: int = Field(
         8000, ge=400, multiple_of=400, description="pictures of the corpus it sees; latents are cached"
     )

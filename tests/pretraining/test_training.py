@@ -21,7 +21,9 @@ from anosynth.pretraining.replicas import Replicas
 from anosynth.pretraining.state import StepSchedule, TrainingState
 
 VAE_RECIPE = AutoencoderRecipe(latent_channels=4, steps=6, decay_steps=2, batch_size=4, crop_px=32)
-UNET_RECIPE = DenoiserRecipe(channels=(32, 64), size_px=64, steps=4, decay_steps=2, batch_size=4, text_dropout=0.5)
+UNET_RECIPE = DenoiserRecipe(
+    channels=(32, 64), size_px=64, steps=4, decay_steps=2, batch_size=4, text_dropout=0.5, half_size_ratio=0.5
+)
 
 
 def _corpus() -> Corpus:
