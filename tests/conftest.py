@@ -31,9 +31,7 @@ def global_generators() -> dict[str, object]:
     """States of the global generators of random, NumPy and, where it was imported, torch."""
     _, words, position, *_ = np.random.get_state()  # noqa: NPY002
     assert isinstance(words, np.ndarray)
-    states: dict[str, object] = {"numpy.random": (words.tobytes(), position)}
-    if "prefect" not in sys.modules:  # its threads outlive their test and draw their waiting times from `random`
-        states["random"] = random.getstate()
+    states: dict[str, object] = {"random": random.getstate(), "numpy.random": (words.tobytes(), position)}
     if "torch" in sys.modules:
         states["torch"] = sys.modules["torch"].get_rng_state().numpy().tobytes()
     return states
@@ -46,8 +44,12 @@ def drawn_since(before: Mapping[str, object]) -> list[str]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Take the tests that start Prefect in this process last, so that all others are watched without its threads."""
-    items.sort(key=lambda item: "flows" in item.path.parts)
+    """Take the tests that start Prefect in this process last: its threads outlive them, and draw when they like."""
+    items.sort(key=_starts_prefect)
+
+
+def _starts_prefect(item: pytest.Item) -> bool:
+    return "prefect_server" in getattr(item, "fixturenames", ())
 
 
 @pytest.hookimpl(wrapper=True)
@@ -57,7 +59,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
         sys.modules["torch"].set_num_threads(1)
     before = global_generators()
     result = yield
-    if "prefect_server" in getattr(item, "fixturenames", ()):
+    if _starts_prefect(item):
         before.pop("random")  # Prefect names runs and spreads its retries with it
     if drawn := drawn_since(before):
         pytest.fail(f"the test drew from the global generator of {', '.join(drawn)}", pytrace=False)
