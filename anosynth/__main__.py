@@ -98,6 +98,18 @@ def doctor(arguments: argparse.Namespace) -> int:
     return EXIT_PROBLEMS if any(check.problem for check in checks) else 0
 
 
+def export(arguments: argparse.Namespace) -> int:
+    """Write the backbone that params.yaml names as a self-contained diffusers folder."""
+    from anosynth.diffusion.export import export_backbone
+    from anosynth.params import load_params
+
+    layout = _layout(arguments)
+    export_backbone(load_params(layout.params()).backbone, arguments.folder, root=layout.root)
+    size = sum(file.stat().st_size for file in arguments.folder.rglob("*") if file.is_file())
+    print(f"{size / 1e6:.1f} MB written to {arguments.folder}")
+    return 0
+
+
 def leaks(arguments: argparse.Namespace) -> int:
     """Count the test images that published split rules would have trained on."""
     from anosynth.params import load_params
@@ -158,6 +170,10 @@ def _parser() -> argparse.ArgumentParser:
         help="keep what was written within this time: a running stage may need it (default: %(default)g)",
     )
     added.add_argument("--store", default="", help="fsspec URL of the store (default: ANOSYNTH_STORE, or local)")
+
+    added = _add(commands, "export", export, "export --format diffusers backbone")
+    added.add_argument("--format", choices=("diffusers",), required=True, help="what to write")
+    added.add_argument("folder", type=Path, metavar="FOLDER", help="where to; it must not exist yet")
 
     _add(commands, "leaks", leaks, "leaks", "leaks --root examples/other-project")
     return parser

