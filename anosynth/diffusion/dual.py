@@ -15,6 +15,13 @@ from typing import TYPE_CHECKING, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from anosynth.diffusion.background import (
+    PUBLISHED_HIDDEN,
+    BackgroundFeatures,
+    BackgroundMap,
+    FoldedBackgroundMap,
+    SeesBackground,
+)
 from anosynth.diffusion.interaction import NUM_BRANCHES, FoldedInteraction, Interaction
 from anosynth.errors import BackboneError
 
@@ -35,12 +42,14 @@ class DualShape:
         rank: of each branch's LoRA.
         alpha: LoRA scale is alpha / rank. The published code has none, which is alpha = rank.
         inner: bottleneck width of mode "default"; ignored by "paper".
+        background: form of background compensation, or "off": no parameters, no background pass.
     """
 
     mode: Literal["paper", "default"]
     rank: int
     alpha: float
     inner: int
+    background: Literal["off", "paper", "code"] = "off"
 
     def __post_init__(self) -> None:
         if self.rank < 1 or self.inner < 1 or self.alpha <= 0:
@@ -78,6 +87,10 @@ class BranchLoRA(nn.Module):
         total = torch.baddbmm(_grouped(mapped), low, self.up.transpose(1, 2), alpha=self.scale)
         return total.view_as(mapped)
 
+    def whole(self, features: Tensor, mapped: Tensor) -> Tensor:
+        """Add branch 0's update alone: `features` [B, n, fan_in] and `mapped` [B, n, fan_out] are all of branch 0."""
+        return mapped + self.scale * (features @ self.down[0].T @ self.up[0].T)
+
     def merged(self, base: nn.Linear) -> Tensor:
         """W + scale * B_f A_f for both branches, [2, fan_out, fan_in], summed in float64 and cast last."""
         update = torch.bmm(self.up.double(), self.down.double()) * self.scale
@@ -85,10 +98,15 @@ class BranchLoRA(nn.Module):
 
 
 class DualAttention(nn.Module):
-    """What is trained beside one attention layer: four branch LoRAs and the exchange."""
+    """What is trained beside one attention layer: four branch LoRAs, the exchange, and what reads the background.
+
+    Attributes:
+        background: only in self-attention layers, and None where background compensation is off.
+    """
 
     lora: nn.ModuleDict
     interaction: Interaction
+    background: BackgroundMap | None
 
     def __init__(self, attention: Attention, shape: DualShape, generator: torch.Generator) -> None:
         """Size the parts after the frozen layer `attention`."""
@@ -103,6 +121,14 @@ class DualAttention(nn.Module):
         paper = shape.mode == "paper"
         inner = width if paper else min(shape.inner, width)
         self.interaction = Interaction(width, inner, zero_output=not paper, generator=generator)
+        if shape.background == "off" or attention.is_cross_attention:
+            self.background = None
+        else:
+            hidden = PUBLISHED_HIDDEN if paper else inner
+            zero_output = not paper and shape.background == "paper"
+            self.background = BackgroundMap(
+                width, hidden, shape.background, zero_output=zero_output, generator=generator
+            )
 
 
 class DualAdapter(nn.Module):
@@ -158,7 +184,8 @@ def attach(unet: UNet2DConditionModel, adapter: DualAdapter) -> None:
 
     The batch must be branch-major afterwards. `detach` undoes it; the U-Net's weights are never changed.
     """
-    _install(unet, {name: TrainableProcessor(part) for name, part in _fitting(unet, adapter).items()})
+    shared = _shared(adapter)
+    _install(unet, {name: TrainableProcessor(name, part, shared) for name, part in _fitting(unet, adapter).items()})
 
 
 def attach_merged(unet: UNet2DConditionModel, adapter: DualAdapter) -> None:
@@ -170,7 +197,8 @@ def attach_merged(unet: UNet2DConditionModel, adapter: DualAdapter) -> None:
     """
     layers = attention_layers(unet)
     parts = _fitting(unet, adapter)
-    _install(unet, {name: MergedProcessor(layers[name], part) for name, part in parts.items()})
+    shared = _shared(adapter)
+    _install(unet, {name: MergedProcessor(name, layers[name], part, shared) for name, part in parts.items()})
 
 
 def detach(unet: UNet2DConditionModel) -> None:
@@ -180,11 +208,13 @@ def detach(unet: UNet2DConditionModel) -> None:
     _install(unet, {name: AttnProcessor2_0() for name in attention_layers(unet)})
 
 
-class TrainableProcessor:
+class TrainableProcessor(SeesBackground):
     """Attention of both branches with loose LoRAs and the unfolded exchange; gradients flow to the adapter."""
 
-    def __init__(self, part: DualAttention) -> None:
+    def __init__(self, name: str, part: DualAttention, backgrounds: BackgroundFeatures | None) -> None:
+        self.name = name
         self.part = part
+        self.backgrounds = backgrounds
 
     def __call__(
         self,
@@ -194,34 +224,48 @@ class TrainableProcessor:
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
     ) -> Tensor:
-        """Diffusers' attention hook: [2 B, n, c] -> [2 B, n, c]."""
+        """Diffusers' attention hook: [2 B, n, c] -> [2 B, n, c], in a background pass [B, n, c] -> [B, n, c]."""
+        bases, lora = dict(_bases(attn)), cast(Mapping[str, BranchLoRA], self.part.lora)
+        shared, recording = self.backgrounds, self.backgrounds is not None and self.backgrounds.recording
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        if self.part.background is not None and shared is not None and not recording:
+            context = _compensated(context, self.part.background, shared.at(self.name))
         inputs = {"q": hidden_states, "k": context, "v": context}
-        bases = dict(_bases(attn))
-        q, k, v = (self.part.lora[name](x, bases[name](x)) for name, x in inputs.items())
+        if recording and shared is not None:
+            q, k, v = (lora[name].whole(x, bases[name](x)) for name, x in inputs.items())
+            mixed = _attend(attn, q, k, v, attention_mask)
+            out = lora["out"].whole(mixed, bases["out"](mixed))
+            _leave(shared, self.name, self.part.background, before=hidden_states, after=out)
+            return out
+        q, k, v = (lora[name](x, bases[name](x)) for name, x in inputs.items())
         mixed = _attend(attn, q, k, v, attention_mask)
-        exchanged: Tensor = self.part.interaction(self.part.lora["out"](mixed, bases["out"](mixed)))
+        exchanged: Tensor = self.part.interaction(lora["out"](mixed, bases["out"](mixed)))
         return exchanged
 
 
-class MergedProcessor:
+class MergedProcessor(SeesBackground):
     """Attention of both branches with stacked merged weights and the folded exchange; no gradients."""
 
-    def __init__(self, attn: Attention, part: DualAttention) -> None:
+    def __init__(self, name: str, attn: Attention, part: DualAttention, backgrounds: BackgroundFeatures | None) -> None:
         weights = {name: cast(BranchLoRA, part.lora[name]).merged(base) for name, base in _bases(attn)}
         biases = {name: base.bias for name, base in _bases(attn)}
         if any(biases[name] is not None for name in ("q", "k", "v")):
             raise BackboneError("the U-Net's q, k, v maps have biases; a Stable Diffusion 1.x topology has none")
+        self.name = name
+        self.backgrounds = backgrounds
         self.is_cross = attn.is_cross_attention
-        first, rest = (["q"], ["k", "v"]) if self.is_cross else (["q", "k", "v"], [])
+        dtype = weights["out"].dtype
+        self.background = None if part.background is None else FoldedBackgroundMap(part.background, dtype=dtype)
+        together = not self.is_cross and self.background is None
+        first, rest = (["q", "k", "v"], []) if together else (["q"], ["k", "v"])
         self.from_hidden = torch.cat([weights[name] for name in first], dim=1).transpose(1, 2).contiguous()
         self.from_context = (
             torch.cat([weights[name] for name in rest], dim=1).transpose(1, 2).contiguous() if rest else None
         )
         self.to_out = weights["out"].transpose(1, 2).contiguous()
         self.out_bias = biases["out"]
-        self.interaction = FoldedInteraction(part.interaction)
-        self._context: tuple[Tensor, int, tuple[Tensor, ...]] | None = None
+        self.interaction = FoldedInteraction(part.interaction).to(dtype)
+        self._contexts: dict[int, tuple[Tensor, int, tuple[Tensor, ...]]] = {}
 
     @torch.no_grad()
     def __call__(
@@ -232,24 +276,60 @@ class MergedProcessor:
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
     ) -> Tensor:
-        """Diffusers' attention hook: [2 B, n, c] -> [2 B, n, c]."""
-        if self.is_cross and encoder_hidden_states is not None:
-            (q,) = _product(hidden_states, self.from_hidden, parts=1)
-            k, v = self._keys_and_values(encoder_hidden_states)
+        """Diffusers' attention hook: [2 B, n, c] -> [2 B, n, c], in a background pass [B, n, c] -> [B, n, c]."""
+        shared, recording = self.backgrounds, self.backgrounds is not None and self.backgrounds.recording
+        branches = 1 if recording else NUM_BRANCHES
+        if self.from_context is None:
+            q, k, v = _product(hidden_states, self.from_hidden[:branches], parts=3)
         else:
-            q, k, v = _product(hidden_states, self.from_hidden, parts=3)
+            (q,) = _product(hidden_states, self.from_hidden[:branches], parts=1)
+            if self.is_cross and encoder_hidden_states is not None:
+                k, v = self._keys_and_values(encoder_hidden_states, branches)
+            else:
+                context = hidden_states
+                if self.background is not None and shared is not None and not recording:
+                    context = _compensated(context, self.background, shared.at(self.name))
+                k, v = _product(context, self.from_context[:branches], parts=2)
         mixed = _attend(attn, q, k, v, attention_mask)
-        (out,) = _product(mixed, self.to_out, parts=1)
-        return self.interaction(out if self.out_bias is None else out + self.out_bias)
+        (out,) = _product(mixed, self.to_out[:branches], parts=1)
+        out = out if self.out_bias is None else out + self.out_bias
+        if recording and shared is not None:
+            _leave(shared, self.name, self.background, before=hidden_states, after=out)
+            return out
+        exchanged: Tensor = self.interaction(out)
+        return exchanged
 
-    def _keys_and_values(self, context: Tensor) -> tuple[Tensor, ...]:
+    def _keys_and_values(self, context: Tensor, branches: int) -> tuple[Tensor, ...]:
         """Keys and values of the prompts: computed once for as long as the very same tensor comes in."""
-        kept = self._context
+        kept = self._contexts.get(branches)
         if kept is None or kept[0] is not context or kept[1] != _version(context):
             assert self.from_context is not None
-            kept = (context, _version(context), _product(context, self.from_context, parts=2))
-            self._context = kept
+            kept = (context, _version(context), _product(context, self.from_context[:branches], parts=2))
+            self._contexts[branches] = kept
         return kept[2]
+
+
+def _shared(adapter: DualAdapter) -> BackgroundFeatures | None:
+    return None if adapter.shape.background == "off" else BackgroundFeatures()
+
+
+def _compensated(features: Tensor, reads: BackgroundMap | FoldedBackgroundMap, background: Tensor) -> Tensor:
+    """What keys and values are made of: branch 0's features with the background, branch 1's as they are."""
+    whole, part = features.chunk(NUM_BRANCHES)
+    return torch.cat([reads(whole, background), part])
+
+
+def _leave(
+    shared: BackgroundFeatures,
+    name: str,
+    reads: BackgroundMap | FoldedBackgroundMap | None,
+    *,
+    before: Tensor,
+    after: Tensor,
+) -> None:
+    """Keep what the layer's form reads of a background pass; nothing where nobody reads."""
+    if reads is not None:
+        shared.keep(name, before if reads.form == "code" else after)
 
 
 def _version(tensor: Tensor) -> int:
@@ -262,8 +342,9 @@ def _grouped(features: Tensor) -> Tensor:
 
 
 def _product(features: Tensor, weights: Tensor, *, parts: int) -> tuple[Tensor, ...]:
-    """[2 B, n, a] by branch weights [2, a, parts * b] -> `parts` tensors [2 B, n, b]."""
-    out = torch.bmm(_grouped(features), weights).view(*features.shape[:-1], weights.shape[-1])
+    """[F B, n, a] by the weights of F branches [F, a, parts * b] -> `parts` tensors [F B, n, b]."""
+    grouped = features.reshape(len(weights), -1, features.shape[-1])
+    out = torch.bmm(grouped, weights).view(*features.shape[:-1], weights.shape[-1])
     return out.chunk(parts, dim=-1)
 
 

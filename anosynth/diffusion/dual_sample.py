@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from anosynth.diffusion.background import check_backgrounds, see_background
 from anosynth.diffusion.dual import DualAdapter, attach_merged, detach
 from anosynth.diffusion.latent import LatentDiffusion
 from anosynth.diffusion.solver import SamplerSettings, level_of, renoise, solve
@@ -55,6 +56,8 @@ def draw_pairs(
     generators: Sequence[Generator],
     parents: Tensor | None = None,
     strength: float = 1.0,
+    empty_part: Tensor | None = None,
+    backgrounds: Tensor | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Draw one pair per generator, inside `two_branches`.
 
@@ -65,13 +68,18 @@ def draw_pairs(
         settings: solver, steps, guidance (one scale for both branches).
         generators: one CPU generator per pair: first the whole image's noise, then the part's.
         parents: clean latents of normal images [B, C, h, w] that the whole images start from, or None: from noise.
-        strength: share of T that parents are re-noised by; the parts start from pure noise of the same level.
+        strength: share of T that parents are re-noised by; the parts start from the same level.
+        empty_part: clean latents of a part without a defect [1, C, h, w], which the parts of parents start from: a
+            normal image has an empty part. None: from zeros, for strengths near 1.
+        backgrounds: clean latents of backgrounds, [B, C, h, w] or one for all [1, C, h, w], for an adapter with
+            background compensation. Each pair draws one noise for its background, last, and keeps it at every step.
 
     Returns:
         Whole images and parts, uint8 RGB [B, size_px, size_px, 3] each.
 
     Raises:
-        ValueError: if guidance needs the empty prompt and there is none, or strength is below 1 without parents.
+        ValueError: if guidance needs the empty prompt and there is none, or strength is below 1 without parents, or
+            backgrounds are missing or not wanted.
     """
     if settings.guidance != 1.0 and prompts.blank is None:
         raise ValueError(f"guidance {settings.guidance} needs the embedding of the empty prompt")
@@ -82,11 +90,16 @@ def draw_pairs(
     noise = noise.flatten(0, 1).to(backbone.device)
     levels = [level_of(strength, backbone.schedule)] * (2 * count)
     if parents is not None:
-        clean = torch.cat([parents.to(noise), torch.zeros_like(noise[count:])])
+        parts = torch.zeros_like(noise[count:]) if empty_part is None else empty_part.to(noise).expand_as(noise[count:])
+        clean = torch.cat([parents.to(noise), parts])
         noise = renoise(clean, levels=levels, noise=noise, schedule=backbone.schedule)
     text = _texts(backbone, prompts, count, guided=settings.guidance != 1.0)
+    check_backgrounds(backbone.unet, given=backgrounds is not None)
+    see = None if backgrounds is None else _background_pass(backbone, prompts, backgrounds, generators)
 
     def model(latents: Tensor, timesteps: Tensor, rows: Tensor) -> Tensor:
+        if see is not None:
+            see(timesteps[:count])
         if settings.guidance == 1.0:
             output = backbone.predict(latents, timesteps, text)
         else:
@@ -101,14 +114,37 @@ def draw_pairs(
     return images[:count], images[count:]
 
 
+def _background_pass(
+    backbone: LatentDiffusion, prompts: DualPrompts, backgrounds: Tensor, generators: Sequence[Generator]
+) -> Callable[[Tensor], None]:
+    """The pass that runs before each step, given the pairs' timesteps: with or without guidance once per pair."""
+    shape = backgrounds.shape[1:]
+    noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(backbone.device)
+    clean = backgrounds.to(noise).expand_as(noise)
+    text = _on_device(backbone, _as_many(prompts.whole, len(generators)))
+
+    def see(timesteps: Tensor) -> None:
+        see_background(backbone, backbone.schedule.add_noise(clean, noise, timesteps), timesteps=timesteps, text=text)
+
+    return see
+
+
+def _as_many(text: TextEmbedding, count: int) -> TextEmbedding:
+    return text if len(text) == count else text.rows([0] * count)
+
+
+def _on_device(backbone: LatentDiffusion, text: TextEmbedding) -> TextEmbedding:
+    return TextEmbedding(text.states.to(backbone.device, backbone.dtype), text.mask)
+
+
 def _texts(backbone: LatentDiffusion, prompts: DualPrompts, count: int, *, guided: bool) -> TextEmbedding:
     """Rows of the U-Net's batch: [whole | part], or [whole, blank | part, blank]; one tensor for all steps."""
     blocks = []
     for text in (prompts.whole, prompts.part):
-        blocks.append(text if len(text) == count else text.rows([0] * count))
+        blocks.append(_as_many(text, count))
         if guided and prompts.blank is not None:
             blocks.append(prompts.blank.rows([0] * count))
     joined = blocks[0]
     for block in blocks[1:]:
         joined = joined.followed_by(block)
-    return TextEmbedding(joined.states.to(backbone.device, backbone.dtype), joined.mask)
+    return _on_device(backbone, joined)

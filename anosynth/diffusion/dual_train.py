@@ -8,12 +8,14 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from anosynth.diffusion.background import check_backgrounds, see_background
 from anosynth.diffusion.dual import DualAdapter, attach, detach
 from anosynth.diffusion.latent import LatentDiffusion, Moments
 from anosynth.diffusion.loop import CheckpointStore, LoopSettings, TrainResult, run_steps
 from anosynth.diffusion.objective import denoising_loss, min_snr_weights
 from anosynth.diffusion.text import TextEmbedding
-from anosynth.diffusion.train import Address, draw_step
+from anosynth.diffusion.train import Address, StepDraws, draw_step
+from anosynth.seeding import seed_for, torch_generator
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +27,7 @@ class DualSet:
         part: VAE posterior of their anomaly parts on the neutral background, same order.
         text: captions.
         whole_captions, part_captions: index into `text` of each image's caption in branch 0 and 1, [N] each.
+        blank: index into `text` of the empty caption, or None if no text is ever dropped.
     """
 
     whole: Moments
@@ -32,6 +35,7 @@ class DualSet:
     text: TextEmbedding
     whole_captions: tuple[int, ...]
     part_captions: tuple[int, ...]
+    blank: int | None = None
 
     def __post_init__(self) -> None:
         counts = {len(self.whole), len(self.part), len(self.whole_captions), len(self.part_captions)}
@@ -47,11 +51,14 @@ class DualTrainSettings:
         loop: steps, learning rate, how often to save and log.
         batch_size: pairs per step.
         min_snr_gamma: cap of Min-SNR weighting, or None for equal weights (the paper's).
+        text_dropout: share of pairs, drawn anew at each step, whose both captions are the empty one: what guidance is
+            guided away from. The paper has none and guides with an empty prompt that was never trained.
     """
 
     loop: LoopSettings
     batch_size: int
     min_snr_gamma: float | None = None
+    text_dropout: float = 0.0
 
 
 def train_dual(
@@ -65,6 +72,7 @@ def train_dual(
     accelerator: Accelerator,
     checkpoints: CheckpointStore,
     key: str,
+    backgrounds: Moments | None = None,
 ) -> TrainResult:
     """Fit a dual adapter, in place; the frozen U-Net sees both branches in one evaluation per step.
 
@@ -81,12 +89,30 @@ def train_dual(
         accelerator: device and number format.
         checkpoints: where checkpoints are kept.
         key: name of this training's checkpoint.
+        backgrounds: VAE posterior of the images with their objects painted over (`background.background_image`), in
+            the order of the shots; for an adapter with background compensation, and for no other.
 
     Raises:
         TrainingError: if a loss is not finite.
+        ValueError: if backgrounds are missing, not wanted, or not as many as the shots, or if text is to be dropped and
+            there is no empty caption.
     """
     schedule = backbone.schedule
     device = backbone.device
+    if settings.text_dropout > 0.0 and shots.blank is None:
+        raise ValueError(f"text_dropout is {settings.text_dropout} and the shots have no empty caption")
+    if backgrounds is not None and len(backgrounds) != len(shots.whole):
+        raise ValueError(f"{len(backgrounds)} backgrounds and {len(shots.whole)} images; one each")
+
+    def see(step: int, whole: StepDraws) -> None:
+        assert backgrounds is not None
+        rows = whole.rows.to(backgrounds.mean.device)
+        generator = torch_generator(seed_for(seed, *address, "background", "step", step))
+        posterior, noise = torch.randn(2, *whole.noise.shape, generator=generator)
+        clean = backgrounds.rows(rows).sample(posterior.to(rows.device)).to(device)
+        text = shots.text.rows([shots.whole_captions[row] for row in whole.rows.tolist()])
+        noisy = schedule.add_noise(clean, noise.to(device), whole.timesteps)
+        see_background(backbone, noisy, timesteps=whole.timesteps, text=text)
 
     def step_loss(step: int) -> Tensor:
         whole, part = (
@@ -109,7 +135,9 @@ def train_dual(
         clean = torch.cat(latents).to(device)
         noise = torch.cat([whole.noise, part.noise]).to(device)
         timesteps = whole.timesteps.repeat(2)
-        captions = [side[row] for side in (shots.whole_captions, shots.part_captions) for row in whole.rows.tolist()]
+        captions = _captions(shots, whole.rows.tolist(), settings, step=step, seed=seed, address=address)
+        if backgrounds is not None:
+            see(step, whole)
         output = backbone.predict(schedule.add_noise(clean, noise, timesteps), timesteps, shots.text.rows(captions))
         gamma = settings.min_snr_gamma
         weights = None if gamma is None else min_snr_weights(schedule, timesteps, gamma=gamma)
@@ -117,6 +145,7 @@ def train_dual(
 
     attach(backbone.unet, adapter)
     try:
+        check_backgrounds(backbone.unet, given=backgrounds is not None)
         return run_steps(
             step_loss,
             dict(adapter.named_parameters()),
@@ -128,3 +157,15 @@ def train_dual(
         )
     finally:
         detach(backbone.unet)
+
+
+def _captions(
+    shots: DualSet, rows: list[int], settings: DualTrainSettings, *, step: int, seed: int, address: Address
+) -> list[int]:
+    """Indices of the step's captions, [2 B]: both branches of a pair lose their text together."""
+    told = [[side[row] for row in rows] for side in (shots.whole_captions, shots.part_captions)]
+    if settings.text_dropout > 0.0 and shots.blank is not None:
+        generator = torch_generator(seed_for(seed, *address, "dropout", "step", step))
+        dropped = (torch.rand(len(rows), generator=generator) < settings.text_dropout).tolist()
+        told = [[shots.blank if drop else one for one, drop in zip(side, dropped, strict=True)] for side in told]
+    return told[0] + told[1]

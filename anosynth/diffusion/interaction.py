@@ -42,11 +42,11 @@ class Interaction(nn.Module):
         self.width = width
         self.inner = inner
         self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
-        self.in_map = _linear(width, inner, generator)
-        self.q_map = _linear(inner, inner, generator)
-        self.k_map = _linear(inner, inner, generator, bias=False)  # a bias of k cancels in the softmax
-        self.v_map = _linear(inner, inner, generator)
-        self.out_map = _linear(inner, width, generator)
+        self.in_map = seeded_linear(width, inner, generator)
+        self.q_map = seeded_linear(inner, inner, generator)
+        self.k_map = seeded_linear(inner, inner, generator, bias=False)  # a bias of k cancels in the softmax
+        self.v_map = seeded_linear(inner, inner, generator)
+        self.out_map = seeded_linear(inner, width, generator)
         if zero_output:
             nn.init.zeros_(self.out_map.weight)
             nn.init.zeros_(self.out_map.bias)
@@ -132,7 +132,8 @@ class FoldedInteraction(nn.Module):
         return features + exchange.flatten(0, 1)
 
 
-def _linear(fan_in: int, fan_out: int, generator: torch.Generator, *, bias: bool = True) -> nn.Linear:
+def seeded_linear(fan_in: int, fan_out: int, generator: torch.Generator, *, bias: bool = True) -> nn.Linear:
+    """A linear map with torch's own initial weights (uniform in +-1/sqrt(fan_in)), drawn from `generator` alone."""
     # nn.Linear itself would draw from the global generator
     layer = nn.utils.skip_init(nn.Linear, fan_in, fan_out, bias=bias)
     bound = 1.0 / math.sqrt(fan_in)
