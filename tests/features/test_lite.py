@@ -136,3 +136,20 @@ def test_damaged_weights_are_named_with_what_to_do(tmp_path, monkeypatch: pytest
 def test_sizes_and_levels_that_do_not_exist_are_refused(size_px: int, levels: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="must"):
         LiteFeatures("lite0", size_px=size_px, levels=levels)
+
+
+def test_perceptual_rows_are_at_the_distance_of_a_loop_over_levels_and_cells(images: list[np.ndarray]) -> None:
+    encoder = LiteFeatures("lite0", size_px=SIZE_PX, levels=(1, 3))
+    rows = encoder.perceptual(images[:2]).astype(np.float64)
+    network, distance, cells = untouched_network("lite0", SIZE_PX), 0.0, 0
+    one, two = (untouched_maps(network, image, SIZE_PX) for image in images[:2])
+    for stride in (4, 16):
+        a, b = one[stride][0].double(), two[stride][0].double()
+        side = a.shape[1]
+        for y in range(side):
+            for x in range(side):
+                u, v = a[:, y, x] / a[:, y, x].norm(), b[:, y, x] / b[:, y, x].norm()
+                distance += float(((u - v) ** 2).sum()) / side**2
+                cells += 1
+    assert cells == 16**2 + 4**2
+    assert np.square(rows[0] - rows[1]).sum() == pytest.approx(distance, rel=1e-4)

@@ -283,3 +283,21 @@ def test_memory_stays_below_32_mb_beyond_the_inputs():
     tracemalloc.stop()
     assert state.num_images == 5
     assert peak < 32e6
+
+
+def test_peak_memory_does_not_grow_with_the_number_of_pixels_seen():
+    rng = np.random.default_rng(1)
+    anomaly_map = rng.normal(size=(512, 512)).astype(np.float32)
+    mask = np.zeros((512, 512), np.uint8)
+    mask[100:200, 50:300] = 255
+    peaks = []
+    for count in (2, 40):
+        tracemalloc.start()
+        state = PixelHistogram(bits=20)
+        for _ in range(count):
+            state.update(anomaly_map, mask)
+        state.result()
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert max(peaks) < 32e6
+    assert peaks[1] <= peaks[0] + 1e5
