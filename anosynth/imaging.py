@@ -70,6 +70,16 @@ def decode_image(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> Dec
     return Decoded(np.ascontiguousarray(image), kind)
 
 
+def image_size(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Return height and width that an image file states, without decoding it; EXIF orientation is not applied.
+
+    Raises:
+        DataError: if the file is not an image, or states more than `max_pixels`.
+    """
+    opened = _open(data, name=name, max_pixels=max_pixels)
+    return opened.height, opened.width
+
+
 _AS_STORED = ("RGB", "RGBA", "F", "I", "I;16", "I;16L", "I;16B", "I;16N")
 _MODE_NAMES = {"RGB": "", "P": "palette", "L": "grey", "LA": "grey with alpha", "1": "1-bit"}
 _DEEP = re.compile(r"\b(?:RGB|RGBA|RGBX|L|LA|CMYK);16[BLN]\b")

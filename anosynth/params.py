@@ -143,12 +143,14 @@ class MVTecSource(_RealSource):
 
     kind: Literal["mvtec"]
     normal: str = Field("good", min_length=1, description='folder of the normal images; BTAD calls it "ok"')
+    check_counts: bool = Field(False, description="true: the category must hold what MVTec AD was published with")
 
 
 class VisASource(_RealSource):
     """VisA with its split_csv/1cls.csv."""
 
     kind: Literal["visa"]
+    check_counts: bool = Field(False, description="true: the object must hold what VisA was published with")
 
 
 class FolderSource(_RealSource):
@@ -168,9 +170,117 @@ class TableSource(_RealSource):
     file: str = Field(min_length=1, description="path of the table relative to root")
 
 
-SourceSpec = Annotated[
-    ProceduralSource | MVTecSource | VisASource | FolderSource | TableSource, Field(discriminator="kind")
+# A root inside the code, which DVC watches in place of a package's own folder: it lies elsewhere on every machine.
+PACKAGED = "anosynth/sources/published"
+
+Partition = Annotated[
+    Literal["published", "by_item"],
+    Field(
+        description="published: tiles are dealt singly, so tiles of one item meet in train and test; "
+        "by_item: all tiles of an item are one group with one role"
+    ),
 ]
+
+
+class _PublishedSource(_RealSource):
+    check_counts: bool = Field(True, description="as many images as were published, or an error; false: what is there")
+    equal_pixels: Literal["refuse", "drop"] = Field(
+        "drop", description="an image equal to one of another role: an error, or the later one is left out and said"
+    )
+
+
+class KSDDSource(_PublishedSource):
+    """KolektorSDD: <root>/kos01/Part0.jpg, Part0_label.bmp; three bands of each image. Non-commercial licence."""
+
+    kind: Literal["ksdd"]
+    licence: str = Field("CC-BY-NC-SA-4.0", min_length=1)
+    partition: Partition = "published"
+
+
+class AFIDSource(_PublishedSource):
+    """AITEX fabrics: <root>/NODefect_images/<fabric>, Defect_images, Mask_images; 256 px tiles; no licence stated."""
+
+    kind: Literal["afid"]
+    licence: str = Field("LicenseRef-AITEX-terms-not-stated", min_length=1)
+    partition: Partition = "published"
+
+
+class ELPVSource(_PublishedSource):
+    """ELPV solar cells: <root>/labels.csv and images/, or the package elpv-dataset. Non-commercial licence."""
+
+    kind: Literal["elpv"]
+    root: str = Field(PACKAGED, min_length=1, description="folder of labels.csv; the default: the installed package")
+    licence: str = Field("CC-BY-NC-SA-4.0", min_length=1)
+
+
+class OCT2017Source(_PublishedSource):
+    """OCT2017 as BMAD lays it out: <root>/{train/good, valid/good, valid/Ungood, test/good, test/Ungood}; no masks."""
+
+    kind: Literal["oct2017"]
+    licence: str = Field("CC-BY-4.0", min_length=1)
+    normals: Literal["train", "valid"] = Field("train", description="folder that may train; MVFA's copy has no train")
+
+
+class RESCSource(_PublishedSource):
+    """RESC as BMAD lays it out: like OCT2017, with img/ and label/ (or anomaly_mask/) below. No stated licence."""
+
+    kind: Literal["resc"]
+    licence: str = Field("LicenseRef-RESC-terms-not-stated", min_length=1)
+    normals: Literal["train", "valid"] = Field("train", description="folder that may train; MVFA's copy has no train")
+
+
+class BrainMRISource(_PublishedSource):
+    """Brain MRI images for tumour detection: <root>/no and <root>/yes; no masks. Licence not verified."""
+
+    kind: Literal["brain_mri"]
+    licence: str = Field("LicenseRef-BrainMRI-terms-not-verified", min_length=1)
+
+
+class HeadCTSource(_PublishedSource):
+    """Head CT haemorrhage: <root>/labels.csv and <root>/head_ct/000.png to 199.png; no masks. Licence not verified."""
+
+    kind: Literal["head_ct"]
+    licence: str = Field("LicenseRef-HeadCT-terms-not-verified", min_length=1)
+
+
+class MNISTSource(_PublishedSource):
+    """MNIST's four idx files, plain or .gz; the category (objects.<category>.folder) is the normal digit."""
+
+    kind: Literal["mnist"]
+    licence: str = Field("CC-BY-SA-3.0", min_length=1)
+
+
+class CIFAR10Source(_PublishedSource):
+    """CIFAR-10's python or binary batches; the category (objects.<category>.folder) is the normal class."""
+
+    kind: Literal["cifar10"]
+    licence: str = Field("LicenseRef-CIFAR10-terms-not-stated", min_length=1)
+
+
+class DigitsSource(_PublishedSource):
+    """The 1797 digits of 8 x 8 px inside scikit-learn; the category (objects.<category>.folder) is the normal digit."""
+
+    kind: Literal["digits"]
+    root: str = Field(PACKAGED, min_length=1, description="folder of digits.csv.gz; the default: inside scikit-learn")
+    licence: str = Field("CC-BY-4.0", min_length=1)
+
+
+PublishedSource = (
+    KSDDSource
+    | AFIDSource
+    | ELPVSource
+    | OCT2017Source
+    | RESCSource
+    | BrainMRISource
+    | HeadCTSource
+    | MNISTSource
+    | CIFAR10Source
+    | DigitsSource
+)
+
+RealSource = MVTecSource | VisASource | FolderSource | TableSource | PublishedSource
+
+SourceSpec = Annotated[ProceduralSource | RealSource, Field(discriminator="kind")]
 
 
 class SplitParams(Section):

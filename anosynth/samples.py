@@ -28,7 +28,8 @@ class Record:
         path: file path relative to the source's root, POSIX separators, any Unicode.
         category: slug of the product, for example "washer".
         defect: slug of the defect type; None for a normal image.
-        mask_path: path of the mask relative to the source's root; None for a normal image.
+        mask_path: path of the mask relative to the source's root; None for a normal image, and for an anomalous one if
+            its source labels whole images.
         role: "train", "val" or "test".
         group: items of one group are never split (one physical part, one position). Defaults to the path in sources.
         licence: SPDX-like licence text of the image, never empty.
@@ -58,6 +59,11 @@ class Record:
             raise DataError(f"{self.path}: no licence; set source.licence in params.yaml")
         if self.height < 1 or self.width < 1:
             raise DataError(f"{self.path}: size is {self.width} x {self.height} px")
+
+    @property
+    def is_image_level(self) -> bool:
+        """Whether the image is anomalous and nobody says where: it has no mask."""
+        return self.defect is not None and self.mask_path is None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from anosynth.errors import DataError
 from anosynth.layout import Layout
-from anosynth.params import ProceduralSource, SourceSpec
+from anosynth.params import PACKAGED, ProceduralSource, SourceSpec
 from tasks._bind import main
 
 CONTENT = "params.yaml holds allowed values only.\n"
@@ -25,7 +25,8 @@ def run(*, layout: Layout, source: SourceSpec) -> None:
         DataError: if source.root is no folder.
     """
     root = layout.root / source.root
-    if not isinstance(source, ProceduralSource) and not root.is_dir():
+    inside_code = isinstance(source, ProceduralSource) or source.root == PACKAGED
+    if not inside_code and not root.is_dir():
         raise DataError(f"{root}: no such folder; set source.root in params.yaml to the folder of the data")
     path = layout.params_check()
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -44,7 +44,8 @@ def run(
 ) -> None:
     """Write results/evaluate/<category>/<detector>: metrics.json, curves.json, scores.parquet and failures/.
 
-    Maps are compared with the masks at the original size of every test image.
+    Maps are compared with the masks at the original size of every test image. Where the source labels whole images and
+    has no masks, pixel metrics are null and the curves empty.
     """
     torch.set_num_threads(compute.threads)
     shots = open_shots(layout.shots(category), layout.index(category))
@@ -73,7 +74,8 @@ def run(
             found = Evaluation(bits=evaluate.histogram_bits)
             wrong = MostWrong(evaluate.failures if seed == min(fits.arms[arm].fingerprints) else 0)
             for _, record in group:
-                image, mask = shots.images.image(record), shots.images.mask(record)
+                image = shots.images.image(record)
+                mask = None if record.is_image_level else shots.images.mask(record)
                 answer = next(built.predict([(record.sha256, image)]))
                 found.add(defect=record.defect, score=answer.score, anomaly_map=answer.anomaly_map, mask=mask)
                 wrong.add(Failure(record.path, record.defect, answer.score, image, mask, answer.anomaly_map))
@@ -154,6 +156,8 @@ def _test_records(shots: OpenShots, category: str) -> tuple[Record, ...]:
 
 
 def _curve(found: Evaluation) -> dict[str, list[float]]:
+    if not found.has_masks():
+        return {"recall": [], "precision": []}
     recall, precision = found.pixels().precision_recall(points=CURVE_POINTS)
     return {
         "recall": [round(float(value), 6) for value in recall],

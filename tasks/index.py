@@ -6,7 +6,7 @@ from collections import Counter
 
 from anosynth.imaging import MAX_PIXELS
 from anosynth.layout import Layout
-from anosynth.params import ObjectParams, PairKey, ProceduralSource, SourceSpec, SplitParams
+from anosynth.params import ObjectParams, PairKey, ProceduralSource, PublishedSource, SourceSpec, SplitParams
 from anosynth.samples import ROLES
 from anosynth.sources.examine import examine
 from anosynth.sources.index import write_index
@@ -37,7 +37,8 @@ def run(
     roles = assign_roles(items, split, seed)
     path = layout.index(category)
     max_pixels = MAX_PIXELS if isinstance(source, ProceduralSource) else source.max_pixels
-    records = write_index(path, examine(items, roles, max_pixels=max_pixels))
+    equal_pixels = source.equal_pixels if isinstance(source, PublishedSource) else "refuse"
+    records = write_index(path, examine(items, roles, max_pixels=max_pixels, equal_pixels=equal_pixels))
     count = Counter((record.role, record.defect is not None) for record in records)
     parts = (f"{role} {count[role, False]} normal + {count[role, True]} anomalous" for role in ROLES)
     print(f"index: {len(records)} images of {category} ({', '.join(parts)}) in {path}")

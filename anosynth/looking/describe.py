@@ -99,7 +99,7 @@ def tiles(path: Path, *, at_most: int) -> list[Tile]:
         return [
             Tile(
                 images.image(record),
-                images.mask(record) if record.defect else None,
+                images.mask(record) if record.defect and not record.is_image_level else None,
                 f"{record.role} {record.defect or 'normal'} {Path(record.path).name}",
             )
             for record in records

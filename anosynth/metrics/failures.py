@@ -24,14 +24,15 @@ class Failure:
         path: of the image in its source.
         defect: None for a normal image.
         score: higher is more anomalous.
-        image, mask, anomaly_map: uint8 [H, W, 3], uint8 [H, W] and float32 [H, W].
+        image, mask, anomaly_map: uint8 [H, W, 3], uint8 [H, W] and float32 [H, W]; the mask is None where nobody knows
+            what is anomalous in the image.
     """
 
     path: str
     defect: str | None
     score: float
     image: NDArray[np.uint8]
-    mask: NDArray[np.uint8]
+    mask: NDArray[np.uint8] | None
     anomaly_map: NDArray[np.float32]
 
 
@@ -75,7 +76,7 @@ class MostWrong:
 
 
 def picture(failure: Failure, *, map_range: tuple[float, float]) -> NDArray[np.uint8]:
-    """Draw image, mask and anomaly map side by side, uint8 [192, W, 3].
+    """Draw image, mask (grey where there is none) and anomaly map side by side, uint8 [192, W, 3].
 
     Args:
         failure: what to draw.
@@ -85,7 +86,8 @@ def picture(failure: Failure, *, map_range: tuple[float, float]) -> NDArray[np.u
     size = (PICTURE_HEIGHT_PX, max(1, round(PICTURE_HEIGHT_PX * width / height)))
     low, high = map_range
     level = (failure.anomaly_map - low) / max(high - low, 1e-12)
-    mask = np.repeat(resize_mask(failure.mask, size_px=size)[:, :, None], 3, axis=2)
+    plane = np.full(size, 128, np.uint8) if failure.mask is None else resize_mask(failure.mask, size_px=size)
+    mask = np.repeat(plane[:, :, None], 3, axis=2)
     gap = np.full((PICTURE_HEIGHT_PX, _GAP_PX, 3), 128, np.uint8)
     panels = [resize_image(failure.image, size_px=size), gap, mask, gap, resize_image(_heat(level), size_px=size)]
     return np.concatenate(panels, axis=1)

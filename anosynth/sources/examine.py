@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LISTED_PROBLEMS = 20
+# What becomes of an image whose pixels equal those of an earlier one of another role, under the same label.
+EqualPixels = Literal["refuse", "drop"]
 # Bytes of these kinds are kept as they came; everything else is stored again as 8-bit RGB PNG.
 KEPT_AS_IS = frozenset({"", "grey"})
 
@@ -33,11 +35,16 @@ class _Report:
 
     problems: list[str] = field(default_factory=list)
     converted: dict[str, list[str]] = field(default_factory=dict)
+    leaks: list[tuple[str, str]] = field(default_factory=list)
     duplicates: list[tuple[str, str]] = field(default_factory=list)
 
 
 def examine(
-    items: Sequence[SourceItem], roles: Mapping[str, Role], *, max_pixels: int = MAX_PIXELS
+    items: Sequence[SourceItem],
+    roles: Mapping[str, Role],
+    *,
+    max_pixels: int = MAX_PIXELS,
+    equal_pixels: EqualPixels = "refuse",
 ) -> Iterator[IndexEntry]:
     """Decode, check and describe every image that has a role; problems are collected and told together at the end.
 
@@ -50,6 +57,8 @@ def examine(
         items: the images of one category.
         roles: path -> role (`split.assign_roles`); an image without a role is passed over.
         max_pixels: larger images are refused before they are decoded.
+        equal_pixels: "refuse": equal pixels under two roles are a problem; "drop": the later image is left out and
+            counted in a warning, for published partitions that nobody here can mend. Either way none gets through.
 
     Yields:
         One entry per image that is kept, in the order of `items`.
@@ -62,7 +71,7 @@ def examine(
     taken = [item for item in items if item.path in roles]
     for item in track(taken, total=len(taken), doing="index", unit="image"):
         entry = _entry(item, roles[item.path], report, max_pixels=max_pixels)
-        if entry is not None and _is_new(item, entry, roles, seen, report):
+        if entry is not None and _is_new(item, entry, roles, seen, report, equal_pixels=equal_pixels):
             yield entry
     for kind, paths in sorted(report.converted.items()):
         logger.info("%d image(s) converted from %s to 8-bit RGB, the first is %s", len(paths), kind, paths[0])
@@ -74,6 +83,15 @@ def examine(
             dropped,
             kept,
             ", ..." if len(report.duplicates) > 1 else "",
+        )
+    if report.leaks:
+        kept, dropped = report.leaks[0]
+        logger.warning(
+            "%d image(s) left out because their pixels equal those of an image of another role: %s is %s%s",
+            len(report.leaks),
+            dropped,
+            kept,
+            ", ..." if len(report.leaks) > 1 else "",
         )
     if report.problems:
         count = len(report.problems)
@@ -115,8 +133,8 @@ def _entry(item: SourceItem, role: Role, report: _Report, *, max_pixels: int) ->
 
 
 def _mask(item: SourceItem, size: tuple[int, ...]) -> NDArray[np.uint8] | None:
-    """The decoded and checked mask; None for a normal image."""
-    if item.defect is None:
+    """The decoded and checked mask; None for a normal image, and if the source labels whole images."""
+    if item.defect is None or item.image_level:
         return None
     if item.read_mask is None:
         expected = f" (expected {item.mask_path})" if item.mask_path else ""
@@ -141,12 +159,16 @@ def _is_new(
     roles: Mapping[str, Role],
     seen: dict[str, tuple[SourceItem, str | None]],
     report: _Report,
+    *,
+    equal_pixels: EqualPixels,
 ) -> bool:
     mask = None if entry.mask_bytes is None else digest_bytes(entry.mask_bytes)
     other, other_mask = seen.setdefault(entry.record.sha256, (item, mask))
     if other is item:
         return True
-    if roles[other.path] != roles[item.path]:
+    if roles[other.path] != roles[item.path] and equal_pixels == "drop" and other.defect == item.defect:
+        report.leaks.append((other.path, item.path))
+    elif roles[other.path] != roles[item.path]:
         report.problems.append(
             f"{other.path} ({roles[other.path]}) and {item.path} ({roles[item.path]}) have equal pixels in two roles: "
             "a leak; remove one of them"

@@ -51,7 +51,7 @@ class IndexEntry:
     Attributes:
         record: what is known about the image.
         image_bytes: an image file: the original one if it is 8-bit RGB or grey, else a PNG of what it was converted to.
-        mask_bytes: a PNG of the mask in {0, 255}; None for a normal image.
+        mask_bytes: a PNG of the mask in {0, 255}; None for a normal image, and if `record.is_image_level`.
     """
 
     record: Record
@@ -158,9 +158,18 @@ class IndexImages:
         return image
 
     def mask(self, record: Record) -> NDArray[np.uint8]:
-        """Return the mask of a record, uint8 [H, W] in {0, 255}; all 0 for a normal image."""
+        """Return the mask of a record, uint8 [H, W] in {0, 255}; all 0 for a normal image.
+
+        Raises:
+            DataError: if the record is anomalous and has no mask, or is not in this index.
+        """
         if record.defect is None:
             return np.zeros((record.height, record.width), dtype=np.uint8)
+        if record.is_image_level:
+            raise DataError(
+                f"{record.path}: {record.category} is labelled image by image, without masks, so {record.defect} makes "
+                "no pairs; set real_pairs to false in its arms and leave the category out of grid.pairs"
+            )
         return decode_mask(self._cell(record, "mask"), name=f"{self._path}: mask of {record.path}")
 
     def _cell(self, record: Record, column: str) -> bytes:

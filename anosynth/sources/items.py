@@ -26,6 +26,7 @@ class SourceItem:
         read_image: returns the bytes of the image file; may raise OSError.
         read_mask: returns the bytes of the mask file; None for a normal image and for a mask that is missing.
         mask_path: path of the mask relative to the root, or where it was expected; None for a normal image.
+        image_level: an anomalous image of a source that labels whole images: it has no mask, and that is no mistake.
     """
 
     path: str
@@ -37,9 +38,12 @@ class SourceItem:
     read_image: Callable[[], bytes]
     read_mask: Callable[[], bytes] | None
     mask_path: str | None
+    image_level: bool = False
 
     def __post_init__(self) -> None:
         if self.part is not None and self.part not in PARTS:
             raise DataError(f"{self.path}: the split is {self.part!r}; allowed are {', '.join(PARTS)}")
         if self.defect is None and self.read_mask is not None:
             raise DataError(f"{self.path}: a normal image has the mask {self.mask_path}; remove it or name its defect")
+        if self.image_level and (self.defect is None or self.read_mask is not None or self.mask_path is not None):
+            raise DataError(f"{self.path}: labelled as a whole image, so it must be anomalous and have no mask")

@@ -8,10 +8,21 @@ from typing import assert_never
 
 from anosynth.errors import DataError
 from anosynth.params import (
+    AFIDSource,
+    BrainMRISource,
+    CIFAR10Source,
+    DigitsSource,
+    ELPVSource,
     FolderSource,
+    HeadCTSource,
+    KSDDSource,
+    MNISTSource,
     MVTecSource,
     ObjectParams,
+    OCT2017Source,
     ProceduralSource,
+    RealSource,
+    RESCSource,
     SourceSpec,
     TableSource,
     VisASource,
@@ -19,6 +30,7 @@ from anosynth.params import (
 from anosynth.sources import folder, mvtec, procedural, table, visa
 from anosynth.sources.groups import read_groups, with_groups
 from anosynth.sources.items import SourceItem
+from anosynth.sources.published import afid, bmad, cifar10, digits, elpv, head_scans, industrial, ksdd, mnist
 
 
 def open_source(
@@ -48,25 +60,67 @@ def open_source(
 def _items(
     spec: SourceSpec, *, category: str, obj: ObjectParams, defects: tuple[str, ...], root: Path, seed: int
 ) -> Iterator[SourceItem]:
-    base = root / spec.root
-    match spec:
-        case ProceduralSource():
-            yield from procedural.items(spec, category=category, defects=defects, seed=seed)
-            return
-        case MVTecSource():
-            found = mvtec.items(spec, category=category, obj=obj, defects=defects, root=base)
-        case VisASource():
-            found = visa.items(spec, category=category, obj=obj, defects=defects, root=base)
-        case FolderSource():
-            found = folder.items(spec, category=category, obj=obj, defects=defects, root=base)
-        case TableSource():
-            found = table.items(spec, category=category, obj=obj, defects=defects, root=base)
-        case _:
-            assert_never(spec)
-    if not base.is_dir():
-        raise DataError(f"{base}: no such folder; set source.root in params.yaml to the folder of the data")
+    if isinstance(spec, ProceduralSource):
+        yield from procedural.items(spec, category=category, defects=defects, seed=seed)
+        return
+    base = data_folder(spec, root=root)
+    found = _found(spec, category=category, obj=obj, defects=defects, base=base)
     if spec.groups is None:
         yield from found
     else:
         file = base / spec.groups.replace("{category}", obj.folder or category)
         yield from with_groups(found, read_groups(file, root=base))
+
+
+def _found(
+    spec: RealSource, *, category: str, obj: ObjectParams, defects: tuple[str, ...], base: Path
+) -> Iterator[SourceItem]:
+    match spec:
+        case MVTecSource():
+            found = mvtec.items(spec, category=category, obj=obj, defects=defects, root=base)
+            return industrial.counted(found, spec=spec, category=category, obj=obj, defects=defects, root=base)
+        case VisASource():
+            found = visa.items(spec, category=category, obj=obj, defects=defects, root=base)
+            return industrial.counted(found, spec=spec, category=category, obj=obj, defects=defects, root=base)
+        case FolderSource():
+            return folder.items(spec, category=category, obj=obj, defects=defects, root=base)
+        case TableSource():
+            return table.items(spec, category=category, obj=obj, defects=defects, root=base)
+        case KSDDSource():
+            return ksdd.items(spec, category=category, obj=obj, defects=defects, root=base)
+        case AFIDSource():
+            return afid.items(spec, category=category, obj=obj, defects=defects, root=base)
+        case ELPVSource():
+            return elpv.items(spec, category=category, obj=obj, defects=defects, root=base)
+        case OCT2017Source() | RESCSource():
+            return bmad.items(spec, category=category, obj=obj, defects=defects, root=base)
+        case BrainMRISource():
+            return head_scans.brain_mri(spec, category=category, obj=obj, defects=defects, root=base)
+        case HeadCTSource():
+            return head_scans.head_ct(spec, category=category, obj=obj, defects=defects, root=base)
+        case MNISTSource():
+            return mnist.items(spec, category=category, obj=obj, defects=defects, root=base)
+        case CIFAR10Source():
+            return cifar10.items(spec, category=category, obj=obj, defects=defects, root=base)
+        case DigitsSource():
+            return digits.items(spec, category=category, obj=obj, defects=defects, root=base)
+        case _:
+            assert_never(spec)
+
+
+def data_folder(spec: RealSource, *, root: Path) -> Path:
+    """Return the folder that a source's paths are relative to: `spec.root`, or one inside an installed package.
+
+    Raises:
+        DataError: if there is no such folder, or the package is not installed.
+    """
+    match spec:
+        case ELPVSource():
+            base = elpv.folder(spec, root=root)
+        case DigitsSource():
+            base = digits.folder(spec, root=root)
+        case _:
+            base = root / spec.root
+    if not base.is_dir():
+        raise DataError(f"{base}: no such folder; set source.root in params.yaml to the folder of the data")
+    return base
