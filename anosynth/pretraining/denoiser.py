@@ -139,13 +139,14 @@ def start(recipe: DenoiserRecipe, *, latent_channels: int, text_width: int, seed
     return TrainingState(network, optimizer)
 
 
-def min_snr_weight(abar: Tensor, *, gamma: float) -> Tensor:
-    """Weight of the squared velocity error: min(SNR, gamma) / (SNR + 1) with SNR = abar / (1 - abar).
+def velocity_weight(abar: Tensor, *, gamma: float) -> Tensor:
+    """Weight of the squared velocity error: min(1, gamma / (SNR + 1)) with SNR = abar / (1 - abar).
 
-    Min-SNR weighting (Hang et al. 2023) written for v-prediction.
+    Low noise is weighted as by Min-SNR (Hang et al. 2023), gamma / (SNR + 1), but high noise is not faded out: there
+    the text decides what is drawn and where.
     """
     snr = abar / (1.0 - abar)
-    return snr.clamp(max=gamma) / (snr + 1.0)
+    return (gamma / (snr + 1.0)).clamp(max=1.0)
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,7 @@ def train(
         timesteps = torch.randint(0, schedule.num_timesteps, (count,), generator=generator)
         noisy = schedule.add_noise(batch.latents, noise, timesteps)
         target = schedule.target(batch.latents, noise, timesteps).to(device)
-        weight = min_snr_weight(schedule.abar[timesteps].float(), gamma=recipe.snr_gamma).to(device)
+        weight = velocity_weight(schedule.abar[timesteps].float(), gamma=recipe.snr_gamma).to(device)
         rows = torch.from_numpy(batch.rows)
         with torch.autocast(device, torch.bfloat16):
             output = network(

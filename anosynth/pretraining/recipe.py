@@ -61,7 +61,7 @@ class DenoiserRecipe(Section):
         8000, ge=400, multiple_of=400, description="pictures of the corpus it sees; latents are cached"
     )
     text_dropout: float = Field(0.1, ge=0.0, lt=1.0, description="captions replaced by the empty prompt")
-    snr_gamma: float = Field(5.0, gt=0.0, description="min-SNR weighting (Hang et al. 2023)")
+    snr_gamma: float = Field(5.0, gt=0.0, description="low noise is weighted by gamma / (SNR + 1), at most 1")
     ema_decay: float = Field(0.999, ge=0.0, lt=1.0)
 
     def schedule(self) -> StepSchedule:

@@ -15,7 +15,7 @@ from anosynth.errors import ParamsError
 from anosynth.pretraining import autoencoder, denoiser
 from anosynth.pretraining.autoencoder import crops, reconstruction_loss
 from anosynth.pretraining.corpus import PIECE_ROWS, Corpus
-from anosynth.pretraining.denoiser import LatentCorpus, draw_batch, encode_pieces, min_snr_weight, open_latents
+from anosynth.pretraining.denoiser import LatentCorpus, draw_batch, encode_pieces, open_latents, velocity_weight
 from anosynth.pretraining.recipe import AutoencoderRecipe, DenoiserRecipe, load_recipe
 from anosynth.pretraining.replicas import Replicas
 from anosynth.pretraining.state import StepSchedule, TrainingState
@@ -185,12 +185,13 @@ def test_captions_are_dropped_as_often_as_asked_and_otherwise_belong_to_the_pict
     assert checked == 400
 
 
-def test_min_snr_weight_caps_the_easy_steps() -> None:
+def test_only_the_easy_steps_weigh_less() -> None:
     schedule = NoiseSchedule.from_config({"prediction_type": "v_prediction"}, name="test")
     abar = schedule.abar.float()
     for at in (0, 400, 999):
         snr = float(abar[at] / (1 - abar[at]))
-        assert float(min_snr_weight(abar[at : at + 1], gamma=5.0)) == pytest.approx(min(snr, 5.0) / (snr + 1), rel=1e-4)
+        wanted = 1.0 if snr <= 4.0 else 5.0 / (snr + 1)
+        assert float(velocity_weight(abar[at : at + 1], gamma=5.0)) == pytest.approx(wanted, rel=1e-4)
 
 
 def test_the_learning_rate_rises_holds_and_falls() -> None:
