@@ -73,6 +73,10 @@ class Layout:
         """Folder of metrics and scores of one detector on the real test images."""
         return self.root / "results" / "evaluate" / category / detector
 
+    def measures(self, category: str) -> Path:
+        """How real and how varied the pools of one category are."""
+        return self.root / "results" / "measure" / f"{category}.json"
+
     def report(self) -> Path:
         """Folder of the report: report.md, report.json, plots."""
         return self.root / "results" / "report"

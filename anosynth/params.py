@@ -466,6 +466,24 @@ class ScreenParams(Section):
     )
 
 
+class MeasureParams(Section):
+    """How real and how varied the pools are: figures beside each other, no gate."""
+
+    features: FeatureSpec = Field(
+        EmbeddedFeatures(kind="embedded", model="lite2", size_px=160, levels=(1, 2, 3, 4)),
+        description="the judge's network: another one than the detectors'",
+    )
+    reference: Literal["held_out", "test"] = Field(
+        "held_out",
+        description="real images to compare with. held_out: of train and val, without the shots; test: for a "
+        "development split only, because what is tuned on the test images cannot be tested on them",
+    )
+    neighbours: int = Field(5, ge=1, le=100, description="k of precision, recall, density and coverage")
+    subsets: int = Field(50, ge=2, le=1000, description="draws behind the standard deviation of KID-Lite")
+    crop_margin: float = Field(0.5, ge=0.0, le=10.0, description="context of a defect's crop, as a share of its box")
+    min_crop_px: int = Field(32, ge=8, le=1024, description="smallest side of a defect's crop")
+
+
 class PatchCoreSpec(Section):
     """PatchCore (Roth et al. 2022) on the project's features."""
 
@@ -554,6 +572,7 @@ class Params(Section):
     methods: dict[Slug, MethodSpec]
     generate_pairs: GeneratePairsParams
     screen: ScreenParams
+    measure: MeasureParams
     arms: dict[Slug, ArmParams]
     detectors: dict[Slug, DetectorSpec]
     fit_detector: FitDetectorParams

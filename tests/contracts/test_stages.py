@@ -22,7 +22,7 @@ from tasks._bind import bind
 
 REPOSITORY = Path(__file__).parent.parent.parent
 GATE = "check_params"
-NUM_STAGES = 10
+NUM_STAGES = 11
 OUTSIDE_THE_GRAPH = {"pretrain_backbone"}
 NO_STAGE_OUTPUT = {"params", "store_url", "pretrain_recipe", "pretraining"}
 

@@ -48,6 +48,11 @@ SMALL: dict[str, dict[str, object]] = {
         },
     },
     "fit_detector": {"seeds": [0]},
+    "measure": {
+        "features": {"kind": "embedded", "model": "lite2", "size_px": 64, "levels": [1, 2, 3, 4]},
+        "neighbours": 2,
+        "subsets": 4,
+    },
     "evaluate": {"histogram_bits": 12},
 }
 

@@ -1,0 +1,133 @@
+"""How real and how varied the pools of one category are, measured and never used to refuse a sample.
+
+The judge's network is another one than the detectors', so that no pool is praised for pleasing the detector it trains.
+Figures carry the suffix Lite: they follow KID's and IC-LPIPS's protocols on EfficientNet-Lite features.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from anosynth.features.lite import LiteFeatures
+from anosynth.imaging import resize_image, resize_mask
+from anosynth.metrics.clusters import intra_cluster_distance
+from anosynth.metrics.masks import defect_crop, mask_statistics
+from anosynth.metrics.synthesis import kid_lite, manifolds
+from anosynth.params import MeasureParams
+from anosynth.samples import Verdict
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+KERNEL = "(cosine + 1)^3 of mean-pooled features"
+_QUANTILES = (50, 90, 99, 100)
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """Images with their masks.
+
+    Attributes:
+        images: uint8 RGB [H, W, 3] each.
+        masks: uint8 [H, W] in {0, 255} each, not empty; none at all for normal images.
+    """
+
+    images: Sequence[NDArray[np.uint8]]
+    masks: Sequence[NDArray[np.uint8]]
+
+    def resized(self, size: tuple[int, int]) -> Pictures:
+        """All images and masks at one size (height, width)."""
+        return Pictures(
+            [resize_image(image, size_px=size) for image in self.images],
+            [resize_mask(mask, size_px=size) for mask in self.masks],
+        )
+
+
+class Realism:
+    """Compares sets of pictures with real ones."""
+
+    def __init__(self, features: LiteFeatures, settings: MeasureParams) -> None:
+        """Take the judge's network, which must have all of its levels open, and section `measure` of params.yaml."""
+        self._features = features
+        self._settings = settings
+
+    def compare(
+        self, pool: Pictures, *, reference: Pictures, shots: Sequence[NDArray[np.uint8]], rng: np.random.Generator
+    ) -> dict[str, object]:
+        """Measure one set against real images that shaped it (the shots) and real images that did not (the reference).
+
+        Args:
+            pool: what is measured.
+            reference: real images of the same kind that no generator has seen.
+            shots: real images that the pool was made from; its diversity is taken around them.
+            rng: draws subsets.
+
+        Returns:
+            JSON values, null where there are too few images: KID-Lite of whole images and, where there are masks, of
+            crops around the defect; precision, recall, density and coverage of the crops (whole images without masks);
+            IC-LPIPS-Lite; statistics of the masks.
+        """
+        if not pool.images:
+            return {"images": 0}
+        height, width = pool.images[0].shape[:2]
+        real = reference.resized((height, width))
+        found: dict[str, object] = {"images": len(pool.images), "reference_images": len(real.images)}
+        sides = [self._rows(pool.images), self._rows(real.images)]
+        found["kid_lite"] = _numbers(asdict(kid_lite(*sides, rng=rng, subsets=self._settings.subsets)))
+        if pool.masks:
+            sides = [self._rows(self._crops(one)) for one in (pool, real)]
+            found["kid_lite_crops"] = _numbers(asdict(kid_lite(*sides, rng=rng, subsets=self._settings.subsets)))
+            found["masks"] = _numbers(mask_statistics(pool.masks))
+        compared = manifolds(sides[1], sides[0], neighbours=self._settings.neighbours)
+        found["manifolds"] = _numbers(asdict(compared))
+        if shots:
+            inside = intra_cluster_distance(pool.images, shots, describe=self._features.perceptual, rng=rng)
+            found["ic_lpips_lite"] = {
+                **_numbers({"value": inside.value, "sd": inside.sd}),
+                "cluster_sizes": list(inside.sizes),
+                "passes": inside.num_described,
+            }
+        return found
+
+    def _rows(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Rows of length sqrt(D), so that x.y / D in KID's kernel is the cosine."""
+        if not images:
+            return np.zeros((0, 1), np.float32)
+        rows = self._features.pooled(images)
+        return rows * np.float32(math.sqrt(rows.shape[1]))
+
+    def _crops(self, pictures: Pictures) -> list[NDArray[np.uint8]]:
+        margin, min_px = self._settings.crop_margin, self._settings.min_crop_px
+        return [
+            defect_crop(image, mask, margin=margin, min_px=min_px)
+            for image, mask in zip(pictures.images, pictures.masks, strict=True)
+        ]
+
+
+def memorization(verdicts: Sequence[Verdict], *, measure: str, ceiling: float) -> dict[str, object]:
+    """How close the samples of a pool come to a shot, before any gate: quantiles, and the share above the ceiling.
+
+    Args:
+        verdicts: of the whole pool, refused samples included.
+        measure: which of their measures says so: "shot_similarity" or "normal_similarity".
+        ceiling: the gate's limit.
+    """
+    values = [verdict.measures[measure] for verdict in verdicts if measure in verdict.measures]
+    if not values:
+        return {"samples": 0}
+    quantiles = np.percentile(values, _QUANTILES)
+    return {
+        "samples": len(values),
+        **_numbers({f"p{q}": value for q, value in zip(_QUANTILES, quantiles, strict=True)}),
+        "ceiling": ceiling,
+        "above_ceiling_ratio": round(float(np.mean(np.asarray(values) > ceiling)), 6),
+    }
+
+
+def _numbers(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: round(float(value), 6) if math.isfinite(value) else None for name, value in values.items()}

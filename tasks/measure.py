@@ -1,0 +1,112 @@
+"""Measure how real and how varied the pools of one category are, beside the real shots; nothing is refused by it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from anosynth.features.lite import LiteFeatures
+from anosynth.layout import Layout
+from anosynth.params import ComputeParams, GridParams, MeasureParams, ScreenParams
+from anosynth.progress import track
+from anosynth.samples import Record, Verdict
+from anosynth.screening.realism import KERNEL, Pictures, Realism, memorization
+from anosynth.seeding import numpy_rng
+from anosynth.shards.manifest import read_manifest
+from anosynth.shards.read import read_rows, read_samples, read_verdicts
+from anosynth.sources.lock import OpenShots, open_shots
+from tasks._bind import main
+from tasks._outputs import write_json
+
+VERSION = 1
+
+
+def run(
+    *,
+    layout: Layout,
+    category: str,
+    seed: int,
+    compute: ComputeParams,
+    grid: GridParams,
+    screen: ScreenParams,
+    measure: MeasureParams,
+) -> None:
+    """Write results/measure/<category>.json: every pool, and the real shots as the line to be compared with."""
+    torch.set_num_threads(compute.threads)
+    shots = open_shots(layout.shots(category), layout.index(category))
+    spec = measure.features
+    features = LiteFeatures(spec.model, size_px=spec.size_px, levels=spec.levels, device=compute.device)
+    judge = Realism(features, measure)
+    verdicts = read_verdicts(layout.verdicts(category))
+    near = {kind: _shots(shots, kind) for kind in (None, *grid.defects(category))}
+    unseen = {kind: _pictures(shots, _unseen(shots, measure, kind)) for kind in near}
+    made: dict[str, tuple[Path, str | None]] = {"normals": (layout.normals(category), None)}
+    for key in grid.pair_keys(category):
+        folder = layout.pairs(category, key.defect, key.method)
+        made[f"{key.defect}/{key.method}"] = (folder, key.defect)
+    pools: dict[str, object] = {}
+    doing = f"measuring the pools of {category}"
+    for name, (folder, defect) in track(made.items(), total=len(made), doing=doing, unit="pool"):
+        rng = numpy_rng(seed, "measure", category, name)
+        kept, seen = _kept(folder, verdicts)
+        limit = screen.max_normal_similarity if defect is None else screen.max_shot_similarity
+        pools[name] = {
+            "samples": read_manifest(folder).rows,
+            **judge.compare(kept, reference=unseen[defect], shots=near[defect].images, rng=rng),
+            "memorization": memorization(
+                seen, measure="normal_similarity" if defect is None else "shot_similarity", ceiling=limit
+            ),
+        }
+    floors: dict[str, object] = {}
+    for kind, reference in unseen.items():
+        rng = numpy_rng(seed, "measure", category, "shots", kind or "normal")
+        floors[kind or "normals"] = judge.compare(near[kind], reference=reference, shots=(), rng=rng)
+    path = layout.measures(category)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(
+        path,
+        {
+            "version": VERSION,
+            "category": category,
+            "judge": {**spec.model_dump(mode="json"), "identity": features.identity, "kernel": KERNEL},
+            "reference": measure.reference,
+            "pools": pools,
+            "real_shots": floors,
+        },
+    )
+    print(f"measure: {len(pools)} pools of {category} against {measure.reference} real images, in {path}")
+
+
+def _unseen(shots: OpenShots, measure: MeasureParams, defect: str | None) -> list[Record]:
+    """Real images of one kind that no generator has seen: not the shots, and the test images only if asked for."""
+    roles = ("test",) if measure.reference == "test" else ("train", "val")
+    chosen = {shot.record.sha256 for shot in shots.lock.shots}
+    return [
+        record
+        for record in shots.images.records
+        if record.role in roles and record.defect == defect and record.sha256 not in chosen
+    ]
+
+
+def _pictures(shots: OpenShots, records: Sequence[Record]) -> Pictures:
+    masks = [shots.images.mask(record) for record in records if record.defect is not None]
+    return Pictures([shots.images.image(record) for record in records], masks)
+
+
+def _shots(shots: OpenShots, defect: str | None) -> Pictures:
+    chosen = shots.lock.normal if defect is None else shots.lock.anomalous.get(defect, ())
+    return _pictures(shots, [shot.record for shot in chosen])
+
+
+def _kept(folder: Path, verdicts: Mapping[str, Verdict]) -> tuple[Pictures, list[Verdict]]:
+    """The samples that screening kept, and what it said of all."""
+    seen = [verdicts[sample_id] for sample_id in read_rows(folder, ["sample_id"])["sample_id"].to_pylist()]
+    kept = [verdict.sample_id for verdict in seen if verdict.keep]
+    samples = list(read_samples(folder, keep=kept)) if kept else []
+    return Pictures([one.image for one in samples], [one.mask for one in samples if one.mask is not None]), seen
+
+
+if __name__ == "__main__":
+    main(run)
