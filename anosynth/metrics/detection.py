@@ -174,6 +174,26 @@ class PixelHistogram:
         """Return recall and precision [K <= points] over pixels for a plot; see `ranking.precision_recall`."""
         return ranking.precision_recall(self._blocks(), self._totals(), points=points)
 
+    def used(self) -> tuple[NDArray[np.int64], Groups]:
+        """Return the bins that hold pixels, ascending, int64 [K], and what they hold, int64 [K] each."""
+        bins = np.flatnonzero(self._background | self._foreground)
+        return bins, Groups(self._foreground[bins], self._background[bins], self._hits[bins])
+
+    def flagged_from(self, threshold: float) -> tuple[int, int, int]:
+        """Count what a threshold flags, to the width of a bin: the whole bin of `threshold` is flagged.
+
+        Returns:
+            Foreground pixels flagged, background pixels flagged, foreground pixels in all.
+        """
+        first = int(self._bins(np.array([threshold], np.float32))[0])
+        return int(self._foreground[first:].sum()), int(self._background[first:].sum()), int(self._foreground.sum())
+
+    def lower_edge(self, bin_index: int) -> float:
+        """Return the least value of a bin, the threshold that flags it and everything above."""
+        key = np.array([bin_index << (32 - self.bits)], np.uint32)
+        raw = np.where(key >> np.uint32(31), key ^ np.uint32(1 << 31), ~key).astype(np.uint32)
+        return float(raw.view(np.float32)[0])
+
     def _measure(self, max_fpr: float, which: int) -> PixelMetrics:
         totals = self._totals()
         return PixelMetrics(
