@@ -1,0 +1,361 @@
+"""One-to-Normal: a query against its normal twin, against the bank of normals, and against text (Li et al. 2024)."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from anosynth.detectors import calibration, normal_state, presets, triplet
+from anosynth.detectors.branches import Against, Branches, Seen
+from anosynth.detectors.normal_state import NormalState, References
+from anosynth.detectors.personalizer import Personalizer, TwinSource
+from anosynth.detectors.presets import Branch
+from anosynth.detectors.protocol import LabelledImage
+from anosynth.detectors.state import Settings, read_state, write_state
+from anosynth.errors import DataError
+from anosynth.features.aligned import AlignedFeatures, class_prototypes
+from anosynth.features.prompts import normal_states
+from anosynth.fingerprint import digest_pixels
+from anosynth.imaging import resize_mask
+from anosynth.params import OneToNormalSpec
+from anosynth.samples import Prediction
+from anosynth.seeding import seed_for
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_log = logging.getLogger(__name__)
+
+ALGORITHM = 1
+QUERIES_AT_ONCE = 8
+PLANTED_PER_REFERENCE = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """A prediction and what it rests on.
+
+    Attributes:
+        prediction: score and fused map.
+        twin: the normal twin, uint8 RGB [S, S, 3]; None if none was drawn.
+        scores: S_P, S_N, S_text as they enter the sum, before their weights.
+        maps: of every branch that counts, float32 at the image's size, in the units of `scores`.
+        threshold: the score above which the verdict is "anomalous", from the references alone.
+        ranges: for every branch and "fused": the map values to be drawn black, and white: what would by itself be
+            as unusual as the threshold.
+    """
+
+    prediction: Prediction
+    twin: NDArray[np.uint8] | None
+    scores: Mapping[Branch, float]
+    maps: Mapping[Branch, NDArray[np.float32]]
+    threshold: float
+    ranges: Mapping[str, tuple[float, float]]
+
+    @property
+    def anomalous(self) -> bool:
+        """The verdict."""
+        return self.prediction.score > self.threshold
+
+
+class OneToNormal:
+    """Triplet inference on frozen features; one-class, so pairs are ignored; satisfies `protocol.Detector`."""
+
+    def __init__(
+        self,
+        features: AlignedFeatures,
+        source: TwinSource,
+        *,
+        spec: OneToNormalSpec,
+        name: str,
+        seed: int,
+        opening: Mapping[str, str],
+    ) -> None:
+        """Prepare an empty detector; the generator is opened when the first twin is drawn.
+
+        Args:
+            features: the frozen encoder of images and text.
+            source: opens the generator; unused if `spec.branches` leaves S_P out.
+            spec: preset, switches, branches, weights.
+            name: the object as said in a prompt.
+            seed: root of the twins' noise while fitting; a loaded detector brings its own.
+            opening: what a server needs to open features and generator again, JSON texts by name; part of the bundle.
+        """
+        self._features, self._source, self._spec = features, source, spec
+        self._switches, self._weights = presets.switches(spec), presets.weights(spec)
+        self._name, self._seed, self._opening = name, seed, dict(opening)
+        self._state: NormalState | None = None
+        self._personalizer: Personalizer | None = None
+
+    def fit(self, normals: Sequence[LabelledImage], pairs: Sequence[LabelledImage]) -> None:
+        """Fill the bank and learn from the references alone what is usual on them.
+
+        Args:
+            normals: real normal images are the references, at least one; synthetic ones fill the bank up.
+            pairs: ignored.
+
+        Raises:
+            DataError: if there is no reference.
+            ParamsError: if the object's name holds nothing that a prompt could say.
+        """
+        del pairs
+        real = [one.image for one in normals if not one.synthetic]
+        if not real:
+            raise DataError(
+                "One-to-Normal needs at least one real normal image as a reference and was given none; "
+                "let the arm use real_normals"
+            )
+        states = normal_states(self._name, self._spec.num_prompts)
+        if self._spec.preset == "paper":
+            for line in presets.filled_in(self._spec):
+                _log.info("one_to_normal, paper preset: %s", line)
+            _log.info("one_to_normal, paper preset: the normal states are %s", "; ".join(states))
+        references = self._references(real, [one.image for one in normals if one.synthetic])
+        adapter = self._source.read_adapter() if self._draws else None
+        usual = calibration.Usual(np.array(0.0), np.array(1.0))
+        self._state = NormalState(
+            references=references,
+            prototypes=self._prototypes(),
+            adapter=adapter,
+            seed=self._seed,
+            strength=self._spec.strength,
+            positions=None,
+            branches=dict.fromkeys(self._weights, usual),
+            alone=usual,
+            threshold=0.0,
+        )
+        self._personalizer = None
+        if self._draws and self._switches.strengths:
+            self._set(strength=self._best_strength(real))
+        self._calibrate(self._held_out(real))
+
+    @property
+    def _draws(self) -> bool:
+        return "personalized" in self._weights
+
+    def _prototypes(self) -> NDArray[np.float32]:
+        if "text" in self._weights:
+            return class_prototypes(self._features, self._name)
+        return np.zeros((2, 0), np.float32)
+
+    def _references(self, real: list[NDArray[np.uint8]], made: list[NDArray[np.uint8]]) -> References:
+        own = self._features.patch_levels(real)
+        pool = tuple(level[:0] for level in own)
+        count = self._spec.bank_images - len(real)
+        if made and count > 0:
+            pool = self._features.patch_levels(made)
+            descriptors = [level[-1].mean(axis=(1, 2)) for level in (own, pool)]
+            chosen = normal_state.synthetic_choice(*descriptors, count=count)
+            pool = tuple(level[chosen] for level in pool)
+        aspects = [image.shape[1] / image.shape[0] for image in real]
+        return References(
+            own,
+            pool,
+            normal_state.nearest_reference(own, pool),
+            tuple(digest_pixels(image) for image in real),
+            (min(aspects), max(aspects)),
+        )
+
+    def _held_out(self, real: list[NDArray[np.uint8]]) -> list[Seen]:
+        """Every reference beside a bank without it; a single reference is stood in for by shifted views of it."""
+        references, weight = self._known.references, self._switches.synthetic_weight
+        if len(real) == 1:
+            banks = references.banks(synthetic_weight=weight)
+            return [self._branches().see(view, banks) for view in calibration.held_out_views(real[0])]
+        return [
+            self._branches().see(image, references.banks(synthetic_weight=weight, without=at))
+            for at, image in enumerate(real)
+        ]
+
+    def _calibrate(self, held_out: list[Seen]) -> None:
+        """Usual values of S_P by place, of every branch, of their sum; each reference is judged without itself."""
+        maps = [dict(one.maps) for one in held_out]
+        if self._draws:
+            drawn = np.stack([found.maps for found in self._against_twins(held_out)])
+            if self._switches.calibrate_positions:
+                self._set(positions=calibration.usual_map(drawn))
+            for at, own in enumerate(maps):
+                own["personalized"] = drawn[at]
+                if self._switches.calibrate_positions:
+                    others = np.delete(drawn, at, axis=0)
+                    own["personalized"] = calibration.usual_map(others).standardized(drawn[at]).astype(np.float32)
+        scores = {branch: [triplet.branch_score(own[branch]) for own in maps] for branch in self._weights}
+        self._set(branches={branch: calibration.usual_score(values) for branch, values in scores.items()})
+        parts = {branch: [self._part(branch, value) for value in values] for branch, values in scores.items()}
+        alone = [branch for branch in self._weights if branch != "personalized"]
+        self._set(alone=self._usual_sum(parts, alone))
+        whole = self._usual_sum(parts, list(self._weights))
+        self._set(threshold=float(whole.mean + self._spec.threshold_sd * whole.spread))
+
+    def _usual_sum(self, parts: Mapping[Branch, list[float]], branches: Sequence[Branch]) -> calibration.Usual:
+        if not branches:
+            return calibration.Usual(np.array(0.0), np.array(1.0))
+        sums = np.sum([parts[branch] for branch in branches], axis=0)
+        spreads = [self._weights[branch] * float(self._known.branches[branch].spread) for branch in branches]
+        if self._switches.calibrate_fusion:
+            spreads = [self._weights[branch] for branch in branches]
+        return calibration.usual_score(sums.tolist(), prior_spread=max(sum(spreads), calibration.MIN_SPREAD))
+
+    def _best_strength(self, real: list[NDArray[np.uint8]]) -> float:
+        """The strength under which planted defects stand out most from their surroundings, on the references only."""
+        banks = self._known.references.banks(synthetic_weight=self._switches.synthetic_weight)
+        rows, columns = self._known.references.grid
+        planted, cells = [], []
+        for image, digest in zip(real, self._known.references.digests, strict=True):
+            for at in range(PLANTED_PER_REFERENCE):
+                spoiled, where = calibration.planted_defect(image, seed=seed_for(self._known.seed, digest, at))
+                planted.append(self._branches().see(spoiled, banks))
+                cells.append(resize_mask(np.where(where, 255, 0).astype(np.uint8), size_px=(rows, columns)) > 0)
+        found: dict[float, float] = {}
+        for strength in self._switches.strengths:
+            self._set(strength=strength)
+            maps = [triplet.branch_map(one.maps) for one in self._against_twins(planted, repair=False)]
+            found[strength] = float(np.mean([calibration.separation(*pair) for pair in zip(maps, cells, strict=True)]))
+        best = max(found, key=lambda strength: (found[strength], -abs(strength - self._spec.strength)))
+        _log.info(
+            "one_to_normal: strength %g of %s",
+            best,
+            ", ".join(f"{strength:g} (separation {value:.3f})" for strength, value in found.items()),
+        )
+        return best
+
+    def predict(self, images: Iterable[tuple[str, NDArray[np.uint8]]]) -> Iterator[Prediction]:
+        """Judge images; see `explain`."""
+        return (found.prediction for found in self.explain(images))
+
+    def explain(self, images: Iterable[tuple[str, NDArray[np.uint8]]]) -> Iterator[Explanation]:
+        """Judge images and show why, up to eight at once; an answer depends on its image alone.
+
+        Args:
+            images: (id, uint8 RGB [H, W, 3]), of the references' aspect ratio.
+
+        Raises:
+            DataError: if a query is no 8-bit RGB, of another aspect ratio, or one of the references.
+        """
+        banks = self._known.references.banks(synthetic_weight=self._switches.synthetic_weight)
+        waiting = iter(images)
+        while chunk := list(itertools.islice(waiting, QUERIES_AT_ONCE)):
+            for name, image in chunk:
+                self.check(name, image)
+            seen = [self._branches().see(image, banks) for _, image in chunk]
+            wanted = [at for at, one in enumerate(seen) if self._draws and self._uncertain(one)]
+            drawn = dict(zip(wanted, self._against_twins([seen[at] for at in wanted]), strict=True))
+            for at, (name, _) in enumerate(chunk):
+                yield self._explained(name, seen[at], drawn.get(at))
+
+    def _uncertain(self, one: Seen) -> bool:
+        """Whether the cascade asks for a twin: S_N + S_text are neither clearly usual nor clearly unusual."""
+        if self._spec.cascade is None:
+            return True
+        alone = sum(self._part(branch, triplet.branch_score(maps)) for branch, maps in one.maps.items())
+        low, high = self._spec.cascade
+        return bool(low <= float(self._known.alone.standardized(np.array(alone))) <= high)
+
+    def _explained(self, name: str, one: Seen, against: Against | None) -> Explanation:
+        height, width = one.image.shape[:2]
+        rows, columns = self._known.references.grid
+        maps, scores, grids = dict(one.maps), {}, {}
+        if against is not None:
+            positions = self._known.positions
+            own = against.maps
+            maps["personalized"] = own if positions is None else positions.standardized(own).astype(np.float32)
+        for branch in self._weights:
+            if branch in maps:
+                scores[branch], grids[branch] = triplet.branch_score(maps[branch]), triplet.branch_map(maps[branch])
+            else:  # the cascade spared the twin: S_P counts as usual
+                scores[branch] = float(self._known.branches[branch].mean)
+                grids[branch] = np.full((rows, columns), scores[branch], np.float32)
+        score = sum(self._part(branch, value) for branch, value in scores.items())
+        fused = np.sum([self._part(branch, grid) for branch, grid in grids.items()], axis=0, dtype=np.float32)
+        full = {branch: triplet.full_size(grid, size_px=(height, width)) for branch, grid in grids.items()}
+        prediction = Prediction(name, float(score), triplet.full_size(fused, size_px=(height, width)))
+        twin = None if against is None else against.twin
+        return Explanation(prediction, twin, scores, full, self._known.threshold, self._ranges())
+
+    def _ranges(self) -> dict[str, tuple[float, float]]:
+        usual = self._known.branches
+        white = {
+            branch: float(usual[branch].mean + self._spec.threshold_sd * usual[branch].spread)
+            for branch in self._weights
+        }
+        black = sum(float(self._part(branch, 0.0)) for branch in self._weights)
+        return {**{branch: (0.0, value) for branch, value in white.items()}, "fused": (black, self._known.threshold)}
+
+    def check(self, name: str, image: NDArray[np.uint8]) -> None:
+        """Refuse a query that cannot be judged.
+
+        Raises:
+            DataError: if it is no 8-bit RGB, of another aspect ratio than the references, or one of them.
+        """
+        self._known.references.check_query(name, image)
+
+    def _part(self, branch: Branch, value: float | NDArray[np.float32]) -> float | NDArray[np.float32]:
+        """What a branch adds to the sum: its weight times its value, standardized if fusion is calibrated."""
+        usual = self._known.branches[branch]
+        if self._switches.calibrate_fusion:
+            value = (value - float(usual.mean)) / float(usual.spread)
+        return self._weights[branch] * value
+
+    def _against_twins(self, seen: Sequence[Seen], *, repair: bool = True) -> list[Against]:
+        if not seen:
+            return []
+        return self._branches().against_twins(seen, self._generator(), strength=self._known.strength, repair=repair)
+
+    def _branches(self) -> Branches:
+        return Branches(self._features, self._spec, self._known.prototypes)
+
+    def _generator(self) -> Personalizer:
+        if self._personalizer is None:
+            backbone, state = self._source.open_backbone(), self._known
+            assert state.adapter is not None
+            self._personalizer = Personalizer(
+                backbone,
+                state.adapter,
+                normal_states(self._name, self._spec.num_prompts),
+                self._switches,
+                size_px=self._source.size_px,
+                micro_batch=self._spec.micro_batch,
+                seed=state.seed,
+            )
+        return self._personalizer
+
+    def save(self, folder: Path) -> None:
+        """Write the bundle; see `protocol.Detector.save`."""
+        write_state(folder, settings=self._settings(), tensors=self._known.tensors())
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote; see `protocol.Detector.load`.
+
+        Encoder and backbone are checked by identity, so that a bundle never meets other weights.
+        """
+        self._state = NormalState.from_tensors(read_state(folder, settings=self._settings()), name=str(folder))
+        self._personalizer = None
+
+    def _settings(self) -> Settings:
+        spec = self._spec.model_dump(mode="json", exclude={"arms", "cascade", "threshold_sd"})
+        return {
+            "kind": "one_to_normal",
+            "algorithm": ALGORITHM,
+            "features": self._features.identity,
+            "backbone": self._source.backbone_identity() if self._draws else "",
+            "name": self._name,
+            "size_px": self._source.size_px,
+            "spec": json.dumps(spec, sort_keys=True),
+            **{f"open_{key}": text for key, text in self._opening.items()},
+        }
+
+    def _set(self, **values: object) -> None:
+        self._state = replace(self._known, **values)  # type: ignore[arg-type]
+
+    @property
+    def _known(self) -> NormalState:
+        if self._state is None:
+            raise RuntimeError("One-to-Normal is empty: call fit or load first")
+        return self._state

@@ -1,0 +1,112 @@
+"""One-to-Normal's presets: `paper` is sections 2 to 4 of the method, `best` adds extras, each a switch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Literal, assert_never
+
+from anosynth.diffusion.solver import SamplerSettings
+from anosynth.params import OneToNormalSpec, Select, Solver
+
+Branch = Literal["personalized", "normal", "text"]
+BRANCHES: tuple[Branch, ...] = ("personalized", "normal", "text")
+
+
+@dataclass(frozen=True)
+class Switches:
+    """Every choice that the presets differ in.
+
+    Attributes:
+        solver, steps, guidance: how a twin is drawn; a twin takes the share r of `steps`.
+        select: how one of the n twins is chosen, or "patch_min": none is, the best of them counts patch by patch.
+        tolerance: reach of S_P's neighbourhood in patches; 0 is the same place only.
+        round_trip: twins are compared with the VAE's round trip of the query in place of the query itself, so that what
+            the VAE loses counts for nothing.
+        calibrate_positions: S_P becomes a z-score against the twins of the references, per place and level.
+        calibrate_fusion: each branch is standardized by its leave-one-out scores on the references before it is added.
+        strengths: candidates of r; the one under which planted defects stand out most from the references is taken.
+            Empty: r is `strength`.
+        second_pass: the most suspicious part is drawn again, from more noise, and the rest of the latents kept.
+        synthetic_weight: (0, 1], of generated patches in the bank against real ones.
+    """
+
+    solver: Solver
+    steps: int
+    guidance: float
+    select: Select
+    tolerance: int
+    round_trip: bool
+    calibrate_positions: bool
+    calibrate_fusion: bool
+    strengths: tuple[float, ...]
+    second_pass: bool
+    synthetic_weight: float
+
+    def sampler(self) -> SamplerSettings:
+        """Solver settings of a twin."""
+        return SamplerSettings(self.solver, self.steps, self.guidance)
+
+
+PAPER = Switches(
+    solver="ddim",
+    steps=50,
+    guidance=3.0,
+    select="ssim_loss",
+    tolerance=0,
+    round_trip=False,
+    calibrate_positions=False,
+    calibrate_fusion=False,
+    strengths=(),
+    second_pass=False,
+    synthetic_weight=1.0,
+)
+BEST = Switches(
+    solver="dpm_solver",
+    steps=20,
+    guidance=1.0,
+    select="patch_min",
+    tolerance=1,
+    round_trip=True,
+    calibrate_positions=True,
+    calibrate_fusion=True,
+    strengths=(0.2, 0.3, 0.5),
+    second_pass=True,
+    synthetic_weight=0.8,
+)
+
+
+def switches(spec: OneToNormalSpec) -> Switches:
+    """The preset of a spec with the switches that the spec sets itself."""
+    match spec.preset:
+        case "paper":
+            preset = PAPER
+        case "best":
+            preset = BEST
+        case _:
+            assert_never(spec.preset)
+    chosen = {field.name: getattr(spec, field.name) for field in fields(Switches)}
+    return Switches(**{name: getattr(preset, name) if value is None else value for name, value in chosen.items()})
+
+
+def weights(spec: OneToNormalSpec) -> dict[Branch, float]:
+    """Weight of every branch that counts: A = S_P + alpha S_N + beta S_text (Eq. 7 as we read it)."""
+    factors: dict[Branch, float] = {"personalized": 1.0, "normal": spec.alpha, "text": spec.beta}
+    return {branch: factors[branch] for branch in BRANCHES if branch in spec.branches}
+
+
+def filled_in(spec: OneToNormalSpec) -> tuple[str, ...]:
+    """What the paper leaves open and this fit decided, one sentence each; for the log."""
+    chosen = switches(spec)
+    return (
+        f"fusion (Eq. 7 is lost): S_P + {spec.alpha:g} S_N + {spec.beta:g} S_text; beta is taken as the text branch's",
+        f"SSIM selection: {chosen.select} (the paper's argmin of SSIM is read as argmin of 1 - SSIM in ssim_loss)",
+        "SSIM: grey levels in [0, 1], 240 px, 11 x 11 Gaussian window of sigma 1.5, ties of 1e-4 to the first prompt",
+        f"sampler: {chosen.solver}, {chosen.steps} steps of a full path, guidance {chosen.guidance:g}, eta 0",
+        f"prompts: {spec.num_prompts} normal states in the plain template",
+        "S_P compares the query as the generator was given it: squashed to its square working size",
+        "generator: LoRA on the attention layers in place of the whole U-Net (stage personalize_normals)",
+        "levels, logit scale and projection of the text branch: those of the encoder that encoder names",
+        f"bank: {spec.bank_images} images, all references and generated ones chosen by greedy k-centre",
+        "maps: mean over levels, the score's weights, bilinear, Gaussian of sigma 4 px; distances are 1 - cos",
+        "score of an image: mean over levels of the greatest patch; no value of another query enters it",
+    )
