@@ -31,17 +31,27 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveFraction = Annotated[float, Field(gt=0.0, le=1.0)]
 
 
-def _template(value: str) -> str:
+def _fields(value: str) -> set[str]:
     try:
-        fields = {field for _, field, _, _ in Formatter().parse(value) if field is not None}
+        return {field for _, field, _, _ in Formatter().parse(value) if field is not None}
     except ValueError as error:
         raise ValueError(f"a prompt is plain text in which {{name}} may stand ({error})") from None
-    if fields - {"name"}:
+
+
+def _template(value: str) -> str:
+    if _fields(value) - {"name"}:
         raise ValueError("a prompt may hold {name}, the object's name, and no other field in braces")
     return value
 
 
+def _defect_template(value: str) -> str:
+    if _fields(value) - {"name", "defect"}:
+        raise ValueError("a prompt of pairs may hold {name} and {defect}, as said in objects, and no other field")
+    return value
+
+
 Prompt = Annotated[str, Field(min_length=1, max_length=300), AfterValidator(_template)]
+DefectPrompt = Annotated[str, Field(min_length=1, max_length=300), AfterValidator(_defect_template)]
 Solver = Literal["ddim", "dpm_solver"]
 
 
@@ -339,6 +349,38 @@ class EmbeddedFeatures(Section):
 FeatureSpec = EmbeddedFeatures
 
 
+class EmbeddedAligned(Section):
+    """EfficientNet-Lite0 and MiniLM from their packages, joined by a closed-form map; no network needed."""
+
+    kind: Literal["embedded"]
+    model: Literal["lite0"] = "lite0"
+    size_px: int = Field(224, ge=64, le=1024, multiple_of=32)
+    levels: tuple[Annotated[int, Field(ge=1, le=4)], ...] = Field(
+        (2, 3), min_length=1, description="beside the head, which is always the last level; the first sets the grid"
+    )
+
+    @model_validator(mode="after")
+    def _levels_ascend(self) -> EmbeddedAligned:
+        if list(self.levels) != sorted(set(self.levels)):
+            raise ValueError(f"levels: {list(self.levels)} must ascend, each level once")
+        return self
+
+
+class OpenClipAligned(Section):
+    """Any vision transformer of open_clip with its text encoder; the papers' encoder is ViT-L-14-336 of openai."""
+
+    kind: Literal["open_clip"]
+    model: str = Field("ViT-L-14-336-quickgelu", min_length=1, description="open_clip's name of the architecture")
+    checkpoint: str = Field(
+        min_length=1, description="file with the weights (relative to the working folder), or open_clip's tag"
+    )
+    size_px: int = Field(240, ge=32, le=1024, description="side of the input; what exceeds whole patches is cut")
+    levels: int = Field(4, ge=1, le=64, description="evenly spaced depths up to the last block: 6, 12, 18, 24 of 24")
+
+
+AlignedSpec = Annotated[EmbeddedAligned | OpenClipAligned, Field(discriminator="kind")]
+
+
 class SelectShotsParams(Section):
     """How the few real shots are chosen."""
 
@@ -432,7 +474,58 @@ class CutPasteMethod(Section):
         return self
 
 
-MethodSpec = Annotated[PerlinMethod | CutPasteMethod, Field(discriminator="kind")]
+class DualAnoDiffMethod(Section):
+    """Two branches of one diffusion model draw a defective image and its part together (Jin et al., CVPR 2025)."""
+
+    kind: Literal["dualanodiff"]
+    mode: Literal["default", "paper"] = Field(
+        "default", description="of the exchange: a bottleneck that starts at zero, or the paper's full width"
+    )
+    rank: int = Field(16, ge=1, le=512, description="of each branch's LoRA (paper: 32)")
+    alpha: float = Field(16.0, gt=0.0, description="LoRA scale is alpha / rank")
+    inner: int = Field(32, ge=1, le=4096, description="width of the bottleneck; mode paper ignores it")
+    half_precision: bool = Field(default=True, description="adapters are kept as float16")
+    shared: bool = Field(
+        default=False, description="one adapter for all defect types of the category; the prompt chooses"
+    )
+    steps: int = Field(ge=1, description="of training (paper: 5000)")
+    lr: float = Field(1e-3, gt=0.0, lt=1.0, description="constant (paper: 5e-6, its code 2e-5, on Stable Diffusion)")
+    batch_size: int = Field(4, ge=1, description="pairs per training step (paper: 4)")
+    min_snr_gamma: float | None = Field(None, gt=0.0, description="Min-SNR weighting; null: none, as in the paper")
+    text_dropout: Fraction = Field(0.1, description="share of training pairs without text, for guidance (paper: 0)")
+    views: int = Field(8, ge=1, le=1000, description="of each shot: itself, and shifted or mirrored ones")
+    max_shift_ratio: float = Field(0.06, ge=0.0, le=0.5, description="a view is shifted by up to this share of a side")
+    prompt: DefectPrompt = Field("a photo of {name} with {defect}", description="of the whole image")
+    part_prompt: DefectPrompt = Field("{defect}", description="of the part; a piece of prompt (nested prompts)")
+    key: Literal["chosen", "grey"] = Field(
+        "chosen", description="neutral colour around the part: far from the shots' defects, or the paper's grey"
+    )
+    checkpoint_every: int = Field(50, ge=1, description="steps between resumable checkpoints in the store")
+    log_every: int = Field(10, ge=1)
+    profile: Literal["default", "fast", "paper"] = Field(
+        "default",
+        description="of drawing; default: dpm_solver, 25 steps, guidance 2; fast: 12 steps, no guidance; "
+        "paper: ddim, 100 steps, guidance 2.5, one pair at a time",
+    )
+    strength: PositiveFraction = Field(
+        0.6, description="share of T that a real normal is re-noised by to start a whole image; 1: from noise (paper)"
+    )
+    blend_px: float | None = Field(
+        4.0, ge=0.0, le=64.0, description="width of the seam outside of which the normal's pixels return; null: none do"
+    )
+    min_confidence: Fraction = Field(0.5, description="a pair whose mask is less sure than this is drawn again")
+    redraws: int = Field(3, ge=0, le=1000, description="for the sake of confidence; the surest of the draws is kept")
+
+    @model_validator(mode="after")
+    def _prompts_nest(self) -> DualAnoDiffMethod:
+        if self.part_prompt not in self.prompt:
+            raise ValueError(f"part_prompt: {self.part_prompt!r} must be a piece of prompt, {self.prompt!r}")
+        if self.strength == 1.0 and self.blend_px is not None:
+            raise ValueError("blend_px: an image from noise (strength 1) has no normal to return to; set it to null")
+        return self
+
+
+MethodSpec = Annotated[PerlinMethod | CutPasteMethod | DualAnoDiffMethod, Field(discriminator="kind")]
 
 
 class GeneratePairsParams(Section):
@@ -452,6 +545,7 @@ class ScreenParams(Section):
     max_mask_ratio: Fraction = 0.5
     max_border_ratio: Fraction = Field(0.5, description="share of the image border's pixels inside the mask")
     min_on_object: Fraction = Field(0.3, description="share of the mask inside the object's foreground")
+    min_mask_confidence: Fraction = Field(0.3, description="of a drawn mask; masks of the control arms are exact: 1")
     max_shot_similarity: Fraction = Field(
         0.8, description="of a pair with the nearest anomalous shot: partial correlation after registration"
     )
@@ -482,6 +576,29 @@ class MeasureParams(Section):
     subsets: int = Field(50, ge=2, le=1000, description="draws behind the standard deviation of KID-Lite")
     crop_margin: float = Field(0.5, ge=0.0, le=10.0, description="context of a defect's crop, as a share of its box")
     min_crop_px: int = Field(32, ge=8, le=1024, description="smallest side of a defect's crop")
+
+
+class RoundTripParams(Section):
+    """Real normals passed through the autoencoder and the sampler: traces of the generator and nothing else."""
+
+    n: int = Field(ge=1, description="round trips for training; each normal shot in turn, every time with other noise")
+    shard_rows: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    strength: PositiveFraction = Field(
+        0.1, description="share of T a normal is re-noised by: enough for the generator's traces, little of the picture"
+    )
+    solver: Solver = "dpm_solver"
+    steps: int = Field(20, ge=1, le=1000, description="of a full path; a round trip takes the share `strength` of them")
+    guidance: float = Field(1.0, ge=0.0, le=30.0, description="1 switches classifier-free guidance off")
+    prompt: Prompt = Field("a photo of normal {name}", description="what the generator is asked for")
+
+
+class ShortcutParams(Section):
+    """Does a detector tell real normals from their round trips? It should not."""
+
+    role: Literal["val", "test"] = Field("test", description="real normals that are passed through")
+    images: int = Field(40, ge=2, le=10_000, description="most normals of that role")
+    max_auroc: Fraction = Field(0.6, description="above this, on average over seeds, an arm has learned a shortcut")
 
 
 class PatchCoreSpec(Section):
@@ -519,7 +636,61 @@ class UNetSpec(Section):
     augment: AugmentParams = AugmentParams()
 
 
-DetectorSpec = Annotated[PatchCoreSpec | UNetSpec, Field(discriminator="kind")]
+Select = Literal["ssim_loss", "ssim_min", "bank", "patch_min"]
+
+
+class OneToNormalSpec(Section):
+    """One-to-Normal (Li et al. 2024): query against its normal twin, the bank of normals, and text.
+
+    A switch that is null takes its preset's value (anosynth/detectors/presets.py).
+    """
+
+    kind: Literal["one_to_normal"]
+    arms: list[Slug] = Field(min_length=1)
+    preset: Literal["paper", "best"] = Field("best", description="paper: sections 2 to 4 as written; best: all extras")
+    branches: list[Literal["personalized", "normal", "text"]] = Field(
+        ["personalized", "normal", "text"], min_length=1, description="S_P, S_N, S_text: which of them count"
+    )
+    alpha: float = Field(1.0, ge=0.0, le=100.0, description="weight of S_N; S_P's is 1")
+    beta: float = Field(0.5, ge=0.0, le=100.0, description="weight of S_text")
+    strength: PositiveFraction = Field(0.3, description="r: share of T a query is re-noised by")
+    num_prompts: int = Field(3, ge=1, le=10, description="n normal-state prompts, one twin each")
+    bank_images: int = Field(30, ge=1, description="images in the bank; all references, generated ones fill it up")
+    micro_batch: int = Field(6, ge=1, le=256, description="rows per U-Net evaluation; short batches are padded to it")
+    solver: Solver | None = Field(None, description="paper: ddim; best: dpm_solver")
+    steps: int | None = Field(None, ge=1, le=1000, description="of a full path, a twin takes r of them; 50; 20")
+    guidance: float | None = Field(None, ge=0.0, le=30.0, description="paper (our default): 3; best: 1")
+    select: Select | None = Field(None, description="of the n twins; paper: ssim_loss; best: patch_min")
+    tolerance: int | None = Field(None, ge=0, le=3, description="reach in patches of S_P's comparison; 0; best: 1")
+    round_trip: bool | None = Field(None, description="twins against the VAE's round trip of the query; best: true")
+    calibrate_positions: bool | None = Field(None, description="S_P as z-score per place and level; best: true")
+    calibrate_fusion: bool | None = Field(None, description="branches standardized on the references; best: true")
+    strengths: tuple[PositiveFraction, ...] | None = Field(
+        None, description="candidates of r, chosen on the references with planted defects; best: 0.2, 0.3, 0.5"
+    )
+    second_pass: bool | None = Field(None, description="the most suspicious part is drawn again; best: true")
+    second_ratio: PositiveFraction = Field(0.1, description="share of the patches that the second pass draws again")
+    second_strength: PositiveFraction = Field(0.6, description="share of T that the second pass starts from")
+    synthetic_weight: PositiveFraction | None = Field(
+        None, description="of a generated patch in the bank; its distance is divided by it; paper: 1; best: 0.8"
+    )
+    cascade: tuple[float, float] | None = Field(
+        None, description="twins only where S_N + S_text lie in this band, in spreads above the references; null: all"
+    )
+    threshold_sd: float = Field(3.0, gt=0.0, le=100.0, description="verdict: so many spreads above the references")
+
+    @model_validator(mode="after")
+    def _switches_fit(self) -> OneToNormalSpec:
+        if len(set(self.branches)) != len(self.branches):
+            raise ValueError(f"branches: {self.branches} must name each branch once")
+        if self.cascade is not None and self.cascade[0] >= self.cascade[1]:
+            raise ValueError(f"cascade: {list(self.cascade)} is a band, low before high")
+        if self.cascade is not None and set(self.branches) == {"personalized"}:
+            raise ValueError("cascade: it decides by S_N and S_text, and branches names neither")
+        return self
+
+
+DetectorSpec = Annotated[PatchCoreSpec | UNetSpec | OneToNormalSpec, Field(discriminator="kind")]
 
 
 class ArmParams(Section):
@@ -528,6 +699,9 @@ class ArmParams(Section):
     real_normals: bool = True
     real_pairs: bool = True
     synthetic_normals: bool = False
+    round_tripped_normals: bool = Field(
+        False, description="the normal shots through the generator too: its traces then say nothing about defects"
+    )
     methods: list[Slug] = Field(default_factory=list, description="pair pools by method name")
 
 
@@ -566,6 +740,7 @@ class Params(Section):
     split: SplitParams
     backbone: BackboneSpec
     features: FeatureSpec
+    aligned: AlignedSpec
     select_shots: SelectShotsParams
     personalize_normals: PersonalizeNormalsParams
     generate_normals: GenerateNormalsParams
@@ -573,6 +748,8 @@ class Params(Section):
     generate_pairs: GeneratePairsParams
     screen: ScreenParams
     measure: MeasureParams
+    round_trip: RoundTripParams
+    shortcut: ShortcutParams
     arms: dict[Slug, ArmParams]
     detectors: dict[Slug, DetectorSpec]
     fit_detector: FitDetectorParams
