@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import pickle
 import pickletools
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -31,6 +32,7 @@ _PLAIN = frozenset(
 )
 # What an array needs beside them: a name, a call of it, and its state.
 _ARRAY = frozenset({"GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD"})
+_ALLOWED = _PLAIN | _ARRAY
 _MEMO = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
 MAX_CALLS = 64
 
@@ -57,7 +59,7 @@ class PlainArray:
         if (
             not plain
             or not isinstance(kind, _Kind)
-            or kind.name != "u1"
+            or kind.name not in ("u1", b"u1")
             or column_ordered
             or not isinstance(data, bytes)
         ):
@@ -89,7 +91,7 @@ def _reconstruct(kind: object, shape: object, letter: object) -> PlainArray:
 
 def _encode(text: object, encoding: object = "latin1") -> bytes:
     """Stands for _codecs.encode, with which Python 3 writes bytes for Python 2."""
-    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+    if not isinstance(text, str) or encoding not in ("latin1", "latin-1", b"latin1"):
         raise pickle.UnpicklingError("text in an encoding other than latin1")
     return text.encode("latin-1")
 
@@ -128,13 +130,7 @@ def load_plain(data: bytes, *, name: str) -> dict[object, object]:
         DataError: if the pickle is damaged, or holds or names anything else.
     """
     try:
-        calls = 0
-        for opcode, argument, _ in pickletools.genops(data):
-            calls += opcode.name in ("REDUCE", "BUILD")
-            if opcode.name not in _PLAIN | _ARRAY or calls > MAX_CALLS:
-                raise pickle.UnpicklingError(f"it uses {opcode.name}")
-            if opcode.name in _MEMO and cast(int, argument) > len(data):
-                raise pickle.UnpicklingError("it remembers more than it holds")
+        _look_through(data)
         content = _PlainUnpickler(io.BytesIO(data), encoding="bytes").load()
     except (pickle.UnpicklingError, ValueError, TypeError, EOFError, IndexError, KeyError, AttributeError) as error:
         raise DataError(f"{name}: not a pickle of plain data ({error}); replace it by the published file") from error
@@ -143,3 +139,16 @@ def load_plain(data: bytes, *, name: str) -> dict[object, object]:
     if not isinstance(content, dict):
         raise DataError(f"{name}: a pickle of {type(content).__name__}, not of a mapping; replace it")
     return content
+
+
+def _look_through(data: bytes) -> None:
+    calls = 0
+    with warnings.catch_warnings():
+        # Of text with odd escapes, which changed bytes may look like.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        for opcode, argument, _ in pickletools.genops(data):
+            calls += opcode.name in ("REDUCE", "BUILD")
+            if opcode.name not in _ALLOWED or calls > MAX_CALLS:
+                raise pickle.UnpicklingError(f"it uses {opcode.name}")
+            if opcode.name in _MEMO and cast(int, argument) > len(data):
+                raise pickle.UnpicklingError("it remembers more than it holds")
