@@ -53,9 +53,17 @@ class Layout:
         """Folder of the anomaly-free generator's LoRA."""
         return self.root / "models" / "normal" / category
 
+    def pair_adapter(self, category: str, defect: str, method: str) -> Path:
+        """Folder of what a method learned of a defect; of a method that learns nothing, a note that says so."""
+        return self.root / "models" / "pairs" / category / defect / method
+
     def normals(self, category: str) -> Path:
         """Folder of the sealed normal pool."""
         return self.root / "data" / "normals" / category
+
+    def round_trips(self, category: str) -> Path:
+        """Folder of the sealed pool of normal shots that went through the generator."""
+        return self.root / "data" / "round_trips" / category
 
     def pairs(self, category: str, defect: str, method: str) -> Path:
         """Folder of one sealed pool of pairs."""
@@ -77,6 +85,14 @@ class Layout:
         """How real and how varied the pools of one category are."""
         return self.root / "results" / "measure" / f"{category}.json"
 
+    def shortcuts(self, category: str) -> Path:
+        """Whether detectors tell real normals of one category from their round trips."""
+        return self.root / "results" / "shortcut" / f"{category}.json"
+
+    def promotion(self, category: str, detector: str, arm: str) -> Path:
+        """What the gate said about one arm; written by `python -m anosynth promote`, no output of a stage."""
+        return self.root / "results" / "promote" / category / detector / f"{arm}.json"
+
     def report(self) -> Path:
-        """Folder of the report: report.md, report.json, plots."""
+        """Folder of the report: report.html, report.md, report.json, plots."""
         return self.root / "results" / "report"

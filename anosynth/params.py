@@ -53,6 +53,7 @@ def _defect_template(value: str) -> str:
 Prompt = Annotated[str, Field(min_length=1, max_length=300), AfterValidator(_template)]
 DefectPrompt = Annotated[str, Field(min_length=1, max_length=300), AfterValidator(_defect_template)]
 Solver = Literal["ddim", "dpm_solver"]
+Metric = Literal["image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro"]
 
 
 class Section(BaseModel):
@@ -665,6 +666,9 @@ class OneToNormalSpec(Section):
     round_trip: bool | None = Field(None, description="twins against the VAE's round trip of the query; best: true")
     calibrate_positions: bool | None = Field(None, description="S_P as z-score per place and level; best: true")
     calibrate_fusion: bool | None = Field(None, description="branches standardized on the references; best: true")
+    weigh_branches: bool | None = Field(
+        None, description="a branch counts as much as it tells planted defects on the references; best: true"
+    )
     strengths: tuple[PositiveFraction, ...] | None = Field(
         None, description="candidates of r, chosen on the references with planted defects; best: 0.2, 0.3, 0.5"
     )
@@ -720,12 +724,23 @@ class EvaluateParams(Section):
     failures: int = Field(4, ge=0, le=100, description="most wrong images kept as pictures, per arm and kind of error")
 
 
+class PromoteParams(Section):
+    """The gate that calls a data set version helpful, and the intervals of the report."""
+
+    metric: Metric = "pixel_ap"
+    baseline: Slug = Field("real", description="arm that the others are compared with")
+    confidence: float = Field(
+        0.95, gt=0.5, lt=1.0, description="of two-sided intervals; the gate's holds for all arms of a detector at once"
+    )
+    min_groups: int = Field(5, ge=5, description="groups of validation images below which the gate does not answer")
+    min_anomalous: int = Field(10, ge=10, description="anomalous validation images below which it does not answer")
+
+
 class ReportParams(Section):
     """What the report shows."""
 
-    primary_metric: Literal[
-        "image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro"
-    ] = "pixel_ap"
+    primary_metric: Metric = "pixel_ap"
+    gallery: int = Field(12, ge=0, le=100, description="samples of each pool in the gallery of report.html")
 
 
 class Params(Section):
@@ -754,6 +769,7 @@ class Params(Section):
     detectors: dict[Slug, DetectorSpec]
     fit_detector: FitDetectorParams
     evaluate: EvaluateParams
+    promote: PromoteParams = PromoteParams()
     report: ReportParams
 
     @model_validator(mode="after")

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, assert_never
+
 from anosynth.features import foreground
 from anosynth.fingerprint import digest_value
 from anosynth.layout import Layout
-from anosynth.params import ComputeParams, GeneratePairsParams, ImageParams, MethodSpec
-from anosynth.pools import pairs
+from anosynth.params import (
+    BackboneSpec,
+    ComputeParams,
+    CutPasteMethod,
+    DualAnoDiffMethod,
+    GeneratePairsParams,
+    ImageParams,
+    MethodSpec,
+    PerlinMethod,
+)
+from anosynth.pools import dual_terms, pairs
 from anosynth.pools.real import RealNormal, RealPair
 from anosynth.progress import track
 from anosynth.samples import Record
@@ -15,6 +26,9 @@ from anosynth.shards.plan import plan_shards
 from anosynth.shards.store import ShardStore
 from anosynth.sources.lock import OpenShots, open_shots
 from tasks._bind import main
+
+if TYPE_CHECKING:
+    from anosynth.diffusion.dual_adapters import SavedDual
 
 
 def run(
@@ -26,6 +40,7 @@ def run(
     seed: int,
     compute: ComputeParams,
     image: ImageParams,
+    backbone: BackboneSpec,
     method_spec: MethodSpec,
     generate_pairs: GeneratePairsParams,
     only: slice | None = None,
@@ -34,6 +49,22 @@ def run(
     shots = open_shots(layout.shots(category), layout.index(category))
     normal_records = _parent_records(shots, generate_pairs.parents)
     anomalous_records = [shot.record for shot in shots.lock.anomalous.get(defect, ())]
+    adapter: SavedDual | None = None
+    match method_spec:
+        case DualAnoDiffMethod():
+            from tasks import _dual
+
+            adapter = _dual.read_adapter(layout, category, defect, method)
+            shape = dual_terms.drawing_values(method_spec)
+            upstream = _dual.upstream(adapter, backbone, root=layout.root)
+        case PerlinMethod() | CutPasteMethod():
+            shape = method_spec.model_dump(mode="json")
+            upstream = {
+                "shots": digest_value([[record.sha256, record.licence] for record in anomalous_records]),
+                "foreground": digest_value(foreground.ALGORITHM),
+            }
+        case _:
+            assert_never(method_spec)
     jobs = plan_shards(
         stage="generate_pairs",
         pool="pairs",
@@ -44,12 +75,11 @@ def run(
         shard_rows=generate_pairs.shard_rows,
         batch_size=generate_pairs.batch_size,
         seed=seed,
-        shape={"size_px": image.size_px, **method_spec.model_dump(mode="json")},
+        shape={"size_px": image.size_px, **shape},
         compute=compute,
         upstream={
             "parents": digest_value([[record.sha256, record.licence] for record in normal_records]),
-            "shots": digest_value([[record.sha256, record.licence] for record in anomalous_records]),
-            "foreground": digest_value(foreground.ALGORITHM),
+            **upstream,
         },
         algorithm=pairs.algorithm(method_spec),
     )
@@ -58,20 +88,34 @@ def run(
     if missing:
         images = shots.images
         parents = [RealNormal(images.image(record), record.sha256, record.licence) for record in normal_records]
-        defective = [
-            RealPair(images.image(record), images.mask(record), record.sha256, record.licence)
-            for record in anomalous_records
-        ]
-        for job in track(missing, total=len(missing), doing=f"{method} pairs of {category} {defect}", unit="shard"):
-            made = pairs.samples(
-                job,
-                spec=method_spec,
-                parents=parents,
-                shots=defective,
+        if isinstance(method_spec, DualAnoDiffMethod):
+            assert adapter is not None
+            _dual.draw(
+                missing,
+                parents,
+                adapter,
+                method_spec,
+                store=store,
                 max_attempts=generate_pairs.max_attempts,
-                size_px=image.size_px,
+                compute=compute,
+                backbone=backbone,
+                root=layout.root,
             )
-            store.put(job, made)
+        else:
+            defective = [
+                RealPair(images.image(record), images.mask(record), record.sha256, record.licence)
+                for record in anomalous_records
+            ]
+            for job in track(missing, total=len(missing), doing=f"{method} pairs of {category} {defect}", unit="shard"):
+                made = pairs.samples(
+                    job,
+                    spec=method_spec,
+                    parents=parents,
+                    shots=defective,
+                    max_attempts=generate_pairs.max_attempts,
+                    size_px=image.size_px,
+                )
+                store.put(job, made)
     what = f"{method} pairs of {category} with {defect}"
     if only is not None:
         print(f"generate_pairs: {len(missing)} of the {len(jobs[only])} shards asked for were made now ({what})")

@@ -1,4 +1,4 @@
-"""What one draw of a control arm yields, before it is accepted as a sample."""
+"""What one draw of a pair yields, before it is accepted as a sample."""
 
 from __future__ import annotations
 
@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from anosynth.samples import ShardJob
+from anosynth.seeding import numpy_rng
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+# A defect that changes its pixels by less than this on average (grey levels) cannot be seen: the draw is discarded.
+MIN_CHANGE = 4.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +32,16 @@ class Draft:
     mask: NDArray[np.uint8]
     shot_ids: tuple[str, ...] = ()
     licences: tuple[str, ...] = ()
+
+
+def turn(num: int, *, job: ShardJob, index: int, what: str) -> int:
+    """Which of `num` real images sample `index` uses: every one once in each round, in a random order per round.
+
+    Depends on the root seed, category, defect and index alone, not on the method, the shard or the pool's size.
+    """
+    cycle, place = divmod(index, num)
+    order = numpy_rng(job.seed, "generate_pairs", what, job.category, job.defect or "-", cycle).permutation(num)
+    return int(order[place])
 
 
 def blend(parent: NDArray[np.uint8], pixels: NDArray[np.float64], *, alpha: NDArray[np.float64]) -> NDArray[np.uint8]:

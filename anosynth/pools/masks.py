@@ -7,12 +7,13 @@ is far enough after a decoder, is calibrated on the real shots, whose masks are 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import ndimage
+from scipy import ndimage, stats
 
 from anosynth.errors import DataError
 
@@ -22,10 +23,20 @@ if TYPE_CHECKING:
 GREY = (127, 127, 127)
 """The paper's neutral colour: what is 0 after normalisation to [-1, 1]."""
 
-CANDIDATE_KEYS = (GREY, *((r, g, b) for r in (32, 224) for g in (32, 224) for b in (32, 224)))
-_HIGHS = tuple(range(12, 121, 6))
-_LOW_SHARES = (0.4, 0.6, 0.8, 1.0)
+CANDIDATE_KEYS = (GREY, (200, 200, 200), *((r, g, b) for r in (32, 224) for g in (32, 224) for b in (32, 224)))
+UNLIKE = 96.0
+"""Mean difference of image and part inside a mask, in 8-bit levels, at which they show nothing in common."""
+
+EDGE_WINDOW_PX = 11
+"""Around an edge that an autoencoder of factor 8 has softened, this far it is seen how strong the defect is."""
+
+_LOWS = (6.0, 9.0, 12.0, 18.0, 26.0, 38.0, 56.0, 84.0)
+_EDGES = (0.0, 0.4, 0.5, 0.6)
+_HIGH_FACTORS = (1.0, 1.5, 2.5)
 _MIN_AREAS = (0.0, 0.0005, 0.002)
+# Enough to tell which neutral colour is best.
+_COARSE_LOWS = (12.0, 24.0, 48.0, 84.0)
+_COARSE_EDGES = (0.5,)
 
 
 @dataclass(frozen=True)
@@ -38,6 +49,8 @@ class MaskRule:
         low: distance from which a pixel that touches such a component belongs to it (hysteresis), at most `high`.
         min_area: components smaller than this share of the image are dropped.
         fit: mean IoU on the shots it was calibrated on, [0, 1].
+        edge: share of the largest distance nearby (`EDGE_WINDOW_PX`) that a pixel must reach as well: where on a soft
+            edge the outline runs, whatever the defect's contrast. 0: no such bound.
     """
 
     key: tuple[int, int, int]
@@ -45,10 +58,13 @@ class MaskRule:
     low: float
     min_area: float
     fit: float
+    edge: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0.0 < self.low <= self.high <= 255.0:
             raise ValueError(f"low {self.low} and high {self.high} must satisfy 0 < low <= high <= 255")
+        if not 0.0 <= self.edge < 1.0:
+            raise ValueError(f"edge is {self.edge}; it is a share and must lie in [0, 1)")
 
 
 def neutral_part(image: NDArray[np.uint8], mask: NDArray[np.uint8], *, key: tuple[int, int, int]) -> NDArray[np.uint8]:
@@ -62,21 +78,32 @@ def neutral_part(image: NDArray[np.uint8], mask: NDArray[np.uint8], *, key: tupl
     return np.where(mask[:, :, None] > 0, image, np.array(key, dtype=np.uint8))
 
 
-def choose_key(images: Sequence[NDArray[np.uint8]], masks: Sequence[NDArray[np.uint8]]) -> tuple[int, int, int]:
-    """The neutral colour that the shots' defects are farthest from.
+def choose_key(
+    images: Sequence[NDArray[np.uint8]],
+    masks: Sequence[NDArray[np.uint8]],
+    *,
+    see: Callable[[Sequence[NDArray[np.uint8]]], Sequence[NDArray[np.uint8]]],
+) -> tuple[int, int, int]:
+    """The neutral colour on which the shots' masks are found best: measured, not guessed.
 
-    Of `CANDIDATE_KEYS`, the one whose distance to the nearest 5 % of all defect pixels is largest; the paper's grey
-    wins ties. Grey defects (worn metal, dents) would vanish on grey.
+    Grey defects (worn metal, dents) vanish on the paper's grey; a vivid colour that an autoencoder cannot draw makes
+    noise of its own. So every one of `CANDIDATE_KEYS` is tried; of equals the first wins, the paper's grey above all.
+
+    Args:
+        images: uint8 RGB [H, W, 3].
+        masks: uint8 [H, W] in {0, 255}.
+        see: what the generator's autoencoder makes of parts (encoded and decoded).
 
     Raises:
         DataError: if no mask has foreground.
     """
-    inside = [image[mask > 0] for image, mask in zip(images, masks, strict=True)]
-    pixels = np.concatenate(inside).astype(np.int16) if inside else np.empty((0, 3), np.int16)
-    if not len(pixels):
+    if not any(mask.any() for mask in masks):
         raise DataError("no shot has a defect pixel in its mask; give masks with foreground")
-    near = [float(np.quantile(np.abs(pixels - np.array(key)).max(axis=1), 0.05)) for key in CANDIDATE_KEYS]
-    return CANDIDATE_KEYS[int(np.argmax(near))]
+    fits = []
+    for key in CANDIDATE_KEYS:
+        parts = see([neutral_part(image, mask, key=key) for image, mask in zip(images, masks, strict=True)])
+        fits.append(_search(parts, masks, key=key, lows=_COARSE_LOWS, edges=_COARSE_EDGES).fit)
+    return CANDIDATE_KEYS[int(np.argmax(fits))]
 
 
 def key_distance(part: NDArray[np.uint8], *, key: tuple[int, int, int]) -> NDArray[np.float32]:
@@ -86,7 +113,7 @@ def key_distance(part: NDArray[np.uint8], *, key: tuple[int, int, int]) -> NDArr
 
 
 def part_mask(part: NDArray[np.uint8], rule: MaskRule) -> NDArray[np.uint8]:
-    """Mask of a drawn part: hysteresis threshold, holes filled, small components dropped.
+    """Mask of a drawn part: a threshold that follows soft edges, holes filled, hysteresis, small components dropped.
 
     Args:
         part: uint8 RGB [H, W, 3], the defect on the neutral colour.
@@ -96,7 +123,10 @@ def part_mask(part: NDArray[np.uint8], rule: MaskRule) -> NDArray[np.uint8]:
         uint8 [H, W] in {0, 255}; all zero if the part holds nothing that differs enough. The caller redraws it then:
         an empty mask is never stored.
     """
-    return _threshold(key_distance(part, key=rule.key), high=rule.high, low=rule.low, min_area=rule.min_area)
+    distance = key_distance(part, key=rule.key)
+    regions = _Regions.of(distance, _nearby(distance), low=rule.low, edge=rule.edge)
+    kept = regions.kept(high=rule.high, min_area=rule.min_area)[regions.labels]
+    return np.where(kept, 255, 0).astype(np.uint8)
 
 
 def calibrate(
@@ -118,15 +148,7 @@ def calibrate(
     """
     if not parts:
         raise DataError("no part to calibrate masks on; give at least one shot with a mask")
-    distances = [key_distance(part, key=key) for part in parts]
-    best = MaskRule(key, 1.0, 1.0, 0.0, 0.0)
-    for high in _HIGHS:
-        for share in _LOW_SHARES:
-            for min_area in _MIN_AREAS:
-                found = [_threshold(one, high=high, low=share * high, min_area=min_area) for one in distances]
-                fit = float(np.mean([iou(ours, real) for ours, real in zip(found, masks, strict=True)]))
-                if fit > best.fit:
-                    best = MaskRule(key, float(high), share * high, min_area, fit)
+    best = _search(parts, masks, key=key, lows=_LOWS, edges=_EDGES)
     if best.fit == 0.0:
         raise DataError(
             f"no threshold finds the shots' defects on the neutral colour {key}; the backbone's VAE does not keep them"
@@ -141,11 +163,89 @@ def iou(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:
     return 1.0 if union == 0 else float(np.count_nonzero(a & b)) / union
 
 
-def _threshold(distance: NDArray[np.float32], *, high: float, low: float, min_area: float) -> NDArray[np.uint8]:
-    labels, count = ndimage.label(distance >= low, structure=np.ones((3, 3)))
-    keep = np.zeros(count + 1, dtype=bool)
-    keep[np.unique(labels[distance >= high])] = True
-    keep[0] = False
-    keep &= np.bincount(labels.ravel(), minlength=count + 1) >= min_area * distance.size
-    filled = ndimage.binary_fill_holes(keep[labels])
-    return np.where(filled, 255, 0).astype(np.uint8)
+def part_shown(image: NDArray[np.uint8], part: NDArray[np.uint8], mask: NDArray[np.uint8]) -> float:
+    """How well the image shows, inside the mask, what the part shows there: 1 alike, 0 at `UNLIKE` levels apart.
+
+    Both branches draw the same defect; where they disagree, the mask is of something that the image does not have.
+    """
+    apart = np.abs(image.astype(np.int16) - part.astype(np.int16)).max(axis=2)[mask > 0]
+    return float(np.clip(1.0 - apart.mean() / UNLIKE, 0.0, 1.0))
+
+
+def places_agree(changed: NDArray[np.int64], mask: NDArray[np.uint8]) -> float:
+    """How well the mask tells where an image left its normal parent: a second opinion that never saw the part.
+
+    2 P(a pixel of the mask changed more than one outside of it) - 1, not below 0: free of any threshold.
+
+    Args:
+        changed: change of each pixel, [H, W].
+        mask: uint8 [H, W] in {0, 255}, with foreground and background.
+    """
+    ranks = stats.rankdata(ndimage.gaussian_filter(changed.astype(np.float64), 1.0).ravel())
+    inside = mask.ravel() > 0
+    count, rest = int(inside.sum()), int((~inside).sum())
+    wins = float(ranks[inside].sum()) - count * (count + 1) / 2.0
+    return float(np.clip(2.0 * wins / (count * rest) - 1.0, 0.0, 1.0))
+
+
+@dataclass(frozen=True, eq=False)
+class _Regions:
+    """What a low threshold leaves of a part, holes filled, as components.
+
+    Attributes:
+        labels: [H, W], 0 outside.
+        peaks: largest distance in each component, [n + 1].
+        areas: pixels of each component, [n + 1].
+    """
+
+    labels: NDArray[np.int32]
+    peaks: NDArray[np.float64]
+    areas: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, distance: NDArray[np.float32], nearby: NDArray[np.float32], *, low: float, edge: float) -> _Regions:
+        filled = ndimage.binary_fill_holes(distance >= np.maximum(low, edge * nearby))
+        labels, count = ndimage.label(filled, structure=np.ones((3, 3)))
+        peaks = np.asarray(ndimage.maximum(distance, labels, index=np.arange(count + 1)))
+        return cls(labels, peaks, np.bincount(labels.ravel(), minlength=count + 1))
+
+    def kept(self, *, high: float, min_area: float) -> NDArray[np.bool_]:
+        """Which components are a mask's, [n + 1]."""
+        keep = (self.peaks >= high) & (self.areas >= min_area * self.labels.size)
+        keep[0] = False
+        return keep
+
+
+def _nearby(distance: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The largest distance within the edge window around each pixel."""
+    return np.asarray(ndimage.maximum_filter(distance, size=EDGE_WINDOW_PX, mode="nearest"))
+
+
+def _search(
+    parts: Sequence[NDArray[np.uint8]],
+    masks: Sequence[NDArray[np.uint8]],
+    *,
+    key: tuple[int, int, int],
+    lows: Sequence[float],
+    edges: Sequence[float],
+) -> MaskRule:
+    """The rule with the largest mean IoU; of equals the first, in the order of the grids."""
+    distances = [key_distance(part, key=key) for part in parts]
+    nearby = [_nearby(distance) for distance in distances]
+    best = MaskRule(key, 1.0, 1.0, 0.0, 0.0)
+    for low, edge in itertools.product(lows, edges):
+        found = [_Regions.of(one, near, low=low, edge=edge) for one, near in zip(distances, nearby, strict=True)]
+        hits = [
+            np.bincount(one.labels[mask > 0], minlength=len(one.areas)) for one, mask in zip(found, masks, strict=True)
+        ]
+        for factor, min_area in itertools.product(_HIGH_FACTORS, _MIN_AREAS):
+            high = min(factor * low, 255.0)
+            fits = []
+            for one, hit, mask in zip(found, hits, masks, strict=True):
+                keep = one.kept(high=high, min_area=min_area)
+                common = int(hit[keep].sum())
+                fits.append(common / max(1, int(np.count_nonzero(mask)) + int(one.areas[keep].sum()) - common))
+            fit = float(np.mean(fits))
+            if fit > best.fit:
+                best = MaskRule(key, high, low, min_area, fit, edge)
+    return best

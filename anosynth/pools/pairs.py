@@ -1,4 +1,4 @@
-"""Pools of anomaly pairs: from a shard job to its samples, by whichever method the spec names."""
+"""Pools of anomaly pairs by the control arms: from a shard job to its samples, by whichever method the spec names."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 from anosynth.errors import DataError
 from anosynth.features.foreground import segment_object
 from anosynth.licences import most_restrictive
-from anosynth.params import CutPasteMethod, MethodSpec, PerlinMethod
-from anosynth.pools import cutpaste, perlin
-from anosynth.pools.draft import Draft, change
+from anosynth.params import CutPasteMethod, DualAnoDiffMethod, MethodSpec, PerlinMethod
+from anosynth.pools import cutpaste, dual_terms, perlin
+from anosynth.pools.draft import MIN_CHANGE, Draft, change, turn
 from anosynth.pools.real import RealNormal, RealPair, resize_normals, resize_pairs
 from anosynth.samples import Provenance, Sample, SampleSpec, ShardJob
 from anosynth.seeding import numpy_rng
@@ -20,8 +20,8 @@ from anosynth.seeding import numpy_rng
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# A defect that changes its pixels by less than this on average (grey levels) cannot be seen: the draw is discarded.
-MIN_CHANGE = 4.0
+ControlSpec = PerlinMethod | CutPasteMethod
+"""Methods that need neither training nor a network."""
 
 
 def algorithm(spec: MethodSpec) -> int:
@@ -31,6 +31,8 @@ def algorithm(spec: MethodSpec) -> int:
             return perlin.ALGORITHM
         case CutPasteMethod():
             return cutpaste.ALGORITHM
+        case DualAnoDiffMethod():
+            return dual_terms.ALGORITHM
         case _:
             assert_never(spec)
 
@@ -38,7 +40,7 @@ def algorithm(spec: MethodSpec) -> int:
 def samples(
     job: ShardJob,
     *,
-    spec: MethodSpec,
+    spec: ControlSpec,
     parents: Sequence[RealNormal],
     shots: Sequence[RealPair],
     max_attempts: int,
@@ -87,21 +89,11 @@ def samples(
         )
 
 
-def turn(num: int, *, job: ShardJob, index: int, what: str) -> int:
-    """Which of `num` real images sample `index` uses: every one once in each round, in a random order per round.
-
-    Depends on the root seed, category, defect and index alone, not on the method, the shard or the pool's size.
-    """
-    cycle, place = divmod(index, num)
-    order = numpy_rng(job.seed, "generate_pairs", what, job.category, job.defect or "-", cycle).permutation(num)
-    return int(order[place])
-
-
 def _sample(
     job: ShardJob,
     sample: SampleSpec,
     *,
-    spec: MethodSpec,
+    spec: ControlSpec,
     parent: RealNormal,
     foreground: NDArray[np.uint8],
     normals: Sequence[RealNormal],
@@ -135,7 +127,7 @@ def _draft(
     job: ShardJob,
     sample: SampleSpec,
     *,
-    spec: MethodSpec,
+    spec: ControlSpec,
     parent: RealNormal,
     foreground: NDArray[np.uint8],
     normals: Sequence[RealNormal],

@@ -66,6 +66,11 @@ def off_object(measures: Measures, limits: ScreenParams) -> bool:
     return measures.get("on_object", 1.0) < limits.min_on_object
 
 
+def unsure_mask(measures: Measures, limits: ScreenParams) -> bool:
+    """What drew the pair and a second opinion disagree about where the defect is."""
+    return measures.get("mask_confidence", 1.0) < limits.min_mask_confidence
+
+
 def near_copy_of_shot(measures: Measures, limits: ScreenParams) -> bool:
     """The pair as a whole is one of the anomalous shots again."""
     return measures.get("shot_similarity", -1.0) > limits.max_shot_similarity
@@ -94,6 +99,7 @@ GATES: tuple[Callable[[Measures, ScreenParams], bool], ...] = (
     huge,
     border_hugging,
     off_object,
+    unsure_mask,
     near_copy_of_shot,
     near_copy_of_normal,
     unlike_normal,

@@ -37,6 +37,7 @@ def judge_pairs(
     for sample in samples:
         assert sample.mask is not None
         measures = mask_measures(sample.mask, foreground=foreground_of(sample))
+        measures["mask_confidence"] = sample.mask_confidence
         if shots is not None:
             match = shots.match(sample.image)
             measures |= {"shot_similarity": match.similarity, "nearest_shot": float(match.shot)}

@@ -22,9 +22,9 @@ from tasks._bind import bind
 
 REPOSITORY = Path(__file__).parent.parent.parent
 GATE = "check_params"
-NUM_STAGES = 11
+NUM_STAGES = 14
 OUTSIDE_THE_GRAPH = {"pretrain_backbone"}
-NO_STAGE_OUTPUT = {"params", "store_url", "pretrain_recipe", "pretraining"}
+NO_STAGE_OUTPUT = {"promotion", "params", "store_url", "pretrain_recipe", "pretraining"}
 
 # L0: values and types. A change there reaches a result only through a change in the packages that use it, and a new
 # section of params would otherwise make every stage stale. Fingerprints do not depend on it either. Progress is shown
@@ -45,7 +45,7 @@ class Stage:
 
     def items(self, params: Params) -> list[dict[str, str]]:
         """What `${item}` is resolved to, one per run of the stage."""
-        if self.name == "generate_pairs":
+        if self.name in ("personalize_pairs", "generate_pairs"):
             return [pair.model_dump() for pair in params.grid.pairs.values()]
         items: list[dict[str, str]] = [{}]
         for key, values in (("detector", params.grid.detectors), ("category", params.grid.categories)):

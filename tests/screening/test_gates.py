@@ -9,6 +9,7 @@ LIMITS = ScreenParams(
     max_mask_ratio=0.4,
     max_border_ratio=0.5,
     min_on_object=0.3,
+    min_mask_confidence=0.5,
     max_shot_similarity=0.8,
     max_normal_similarity=0.9,
     max_duplicate_similarity=0.95,
@@ -34,6 +35,7 @@ SOUND = {
         ("mask_ratio", 0.41, "huge"),
         ("border_ratio", 0.51, "border_hugging"),
         ("on_object", 0.29, "off_object"),
+        ("mask_confidence", 0.49, "unsure_mask"),
         ("shot_similarity", 0.81, "near_copy_of_shot"),
         ("normal_similarity", 0.91, "near_copy_of_normal"),
         ("duplicate_similarity", 0.96, "duplicate"),
@@ -47,7 +49,7 @@ def test_one_measure_beyond_its_limit_is_one_reason(name: str, value: float, rea
 
 def test_every_gate_can_refuse_and_names_itself() -> None:
     refused = {"empty", "tiny", "huge", "border_hugging", "off_object", "near_copy_of_shot", "near_copy_of_normal"}
-    assert {gate.__name__ for gate in GATES} == refused | {"duplicate", "unlike_normal"}
+    assert {gate.__name__ for gate in GATES} == refused | {"duplicate", "unlike_normal", "unsure_mask"}
 
 
 def test_the_limits_themselves_pass() -> None:
@@ -55,6 +57,7 @@ def test_the_limits_themselves_pass() -> None:
         "mask_ratio": 0.4,
         "border_ratio": 0.5,
         "on_object": 0.3,
+        "mask_confidence": 0.5,
         "shot_similarity": 0.8,
         "normal_similarity": 0.9,
         "duplicate_similarity": 0.95,
@@ -74,12 +77,18 @@ def test_opened_gates_let_everything_pass_but_an_empty_mask() -> None:
         max_mask_ratio=1.0,
         max_border_ratio=1.0,
         min_on_object=0.0,
+        min_mask_confidence=0.0,
         max_shot_similarity=1.0,
         max_normal_similarity=1.0,
         max_duplicate_similarity=1.0,
         max_normal_distance=None,
     )
-    worst = dict.fromkeys(SOUND, 1.0) | {"mask_ratio": 0.99, "on_object": 0.0, "normal_distance": 1e9}
+    worst = dict.fromkeys(SOUND, 1.0) | {
+        "mask_ratio": 0.99,
+        "on_object": 0.0,
+        "mask_confidence": 0.0,
+        "normal_distance": 1e9,
+    }
     assert reason_to_refuse(worst, opened) == ""
     assert reason_to_refuse({**worst, "mask_ratio": 0.0}, opened) == "empty"
 

@@ -46,6 +46,7 @@ def test_a_pool_of_pairs_gets_a_verdict_each_with_all_measures() -> None:
     assert [verdict.sample_id for verdict in verdicts] == [sample.sample_id for sample in pool]
     assert [verdict.reason for verdict in verdicts] == ["", "duplicate", "", "tiny", "huge", "near_copy_of_shot", ""]
     names = {"mask_ratio", "border_ratio", "on_object", "shot_similarity", "nearest_shot", "duplicate_similarity"}
+    names.add("mask_confidence")
     for verdict in verdicts:
         assert verdict.measures.keys() == names
         assert all(np.isfinite(value) for value in verdict.measures.values())

@@ -1,0 +1,198 @@
+"""Dual adapters, saved alone: everything that a subject's two branches need beside the backbone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from safetensors import SafetensorError
+from safetensors.torch import load as tensors_from_bytes
+from safetensors.torch import save as tensors_to_bytes
+from torch import Tensor
+
+from anosynth.diffusion.adapters import FACTS_FILE, WEIGHTS_FILE
+from anosynth.diffusion.dual import DualAdapter, DualShape, attention_layers
+from anosynth.errors import BackboneError
+from anosynth.fingerprint import canonical_json, digest_bytes, digest_value
+from anosynth.seeding import torch_generator
+
+FORMAT = 1
+KIND = "dual"
+
+
+@dataclass(frozen=True, eq=False)
+class SavedDual:
+    """A trained dual adapter, apart from any U-Net.
+
+    Attributes:
+        shape: sizes.
+        backbone: identity of the backbone it was trained on; it fits no other.
+        tensors: on the CPU, all float32 or all float16, by `<attention layer>:<part>`.
+        terms: what drawing with it needs, JSON values (prompts, neutral colour, mask rule); part of the digest.
+        facts: how it was trained, JSON values; not part of the digest.
+    """
+
+    shape: DualShape
+    backbone: str
+    tensors: Mapping[str, Tensor]
+    terms: Mapping[str, object] = field(default_factory=dict)
+    facts: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """Content digest of everything that acts on an image."""
+        weights = {
+            name: [str(value.dtype), list(value.shape), digest_bytes(value.contiguous().numpy().tobytes())]
+            for name, value in self.tensors.items()
+        }
+        return digest_value({**_head(self), "weights": weights})
+
+
+def take_dual(
+    adapter: DualAdapter,
+    *,
+    backbone: str,
+    half_precision: bool,
+    terms: Mapping[str, object],
+    facts: Mapping[str, object],
+) -> SavedDual:
+    """Copy the weights out of an adapter.
+
+    Args:
+        adapter: trained.
+        backbone: identity of the backbone it was trained on.
+        half_precision: keep float16: half the size, weights rounded by less than one part in two thousand.
+        terms: what drawing with it needs, JSON values.
+        facts: how it was trained, JSON values.
+    """
+    dtype = torch.float16 if half_precision else torch.float32
+    tensors = {name: value.detach().cpu().to(dtype).clone() for name, value in _named(adapter).items()}
+    return SavedDual(adapter.shape, backbone, tensors, dict(terms), dict(facts))
+
+
+def open_dual(unet: UNet2DConditionModel, saved: SavedDual, *, backbone: str) -> DualAdapter:
+    """Make the adapter for a U-Net, ready for `dual.attach` or `dual.attach_merged`, float32 on the U-Net's device.
+
+    Args:
+        unet: only looked at.
+        saved: what to load.
+        backbone: identity of the backbone that the U-Net belongs to.
+
+    Raises:
+        BackboneError: if the adapter belongs to another backbone, or does not fit this U-Net's attention layers.
+    """
+    if saved.backbone != backbone:
+        raise BackboneError(
+            f"the pair adapter was trained on the backbone {saved.backbone[:12]} and this one is {backbone[:12]}; "
+            "run personalize_pairs again, or set the backbone it was trained on"
+        )
+    attention_layers(unet)
+    adapter = DualAdapter(unet, saved.shape, generator=torch_generator(0))
+    wanted = _named(adapter)
+    strange = sorted(
+        name
+        for name in wanted.keys() | saved.tensors.keys()
+        if name not in wanted or name not in saved.tensors or wanted[name].shape != saved.tensors[name].shape
+    )
+    if strange:
+        raise BackboneError(
+            f"the pair adapter does not fit this U-Net: {strange[0]} is missing, unexpected or of another size (and "
+            f"{len(strange) - 1} more are); run personalize_pairs again on this backbone"
+        )
+    with torch.no_grad():
+        for name, parameter in wanted.items():
+            parameter.copy_(saved.tensors[name])
+    return adapter.to(unet.device)
+
+
+def dual_to_bytes(saved: SavedDual) -> bytes:
+    """One safetensors file with everything in it; equal adapters give equal bytes."""
+    text = canonical_json({**_head(saved), "facts": dict(saved.facts)}).decode()
+    return tensors_to_bytes(dict(saved.tensors), metadata={"anosynth": text})
+
+
+def dual_from_bytes(data: bytes, *, name: str) -> SavedDual:
+    """Read `dual_to_bytes`.
+
+    Raises:
+        BackboneError: naming `name`, if the bytes are damaged, no pair adapter, or of another format version.
+    """
+    try:
+        tensors = tensors_from_bytes(data)
+        length = int.from_bytes(data[:8], "little")
+        head = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["anosynth"])
+        if head["kind"] != KIND:
+            raise BackboneError(f"{name} is an adapter of kind {head['kind']!r}, not of pairs")
+        if head["format"] != FORMAT:
+            raise BackboneError(f"{name} has pair adapter format {head['format']}; this version reads {FORMAT}")
+        return SavedDual(
+            DualShape(**head["shape"]),
+            str(head["backbone"]),
+            dict(sorted(tensors.items())),
+            head["terms"],
+            head["facts"],
+        )
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise BackboneError(f"{name} is damaged or no pair adapter ({error}); train it again") from error
+
+
+def save_dual(saved: SavedDual, folder: Path) -> str:
+    """Write adapter.safetensors and, last, adapter.json (the same facts for people, with the digest).
+
+    Returns:
+        The digest.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    digest = saved.digest
+    facts = {**_head(saved), "facts": dict(saved.facts), "digest": digest}
+    text = json.dumps(facts, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    for name, data in ((WEIGHTS_FILE, dual_to_bytes(saved)), (FACTS_FILE, text.encode())):
+        temporary = folder / f".{name}.part"
+        temporary.write_bytes(data)
+        temporary.replace(folder / name)
+    return digest
+
+
+def read_dual(folder: Path) -> SavedDual:
+    """Read an adapter folder and check it against the digest in its adapter.json.
+
+    Raises:
+        BackboneError: if a file is missing or damaged, or the digest differs.
+    """
+    weights, facts = folder / WEIGHTS_FILE, folder / FACTS_FILE
+    try:
+        saved = dual_from_bytes(weights.read_bytes(), name=str(weights))
+        promised = json.loads(facts.read_text(encoding="utf-8"))["digest"]
+    except FileNotFoundError as error:
+        raise BackboneError(f"{error.filename} is missing; run the stage personalize_pairs") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise BackboneError(f"{facts} is damaged ({error}); run personalize_pairs again") from error
+    if saved.digest != promised:
+        raise BackboneError(
+            f"{weights} does not have the digest that {facts.name} promises; run personalize_pairs again"
+        )
+    return saved
+
+
+def _head(saved: SavedDual) -> dict[str, object]:
+    return {
+        "format": FORMAT,
+        "kind": KIND,
+        "shape": asdict(saved.shape),
+        "backbone": saved.backbone,
+        "terms": dict(saved.terms),
+    }
+
+
+def _named(adapter: DualAdapter) -> dict[str, Tensor]:
+    """The adapter's parameters by attention layer, sorted by name."""
+    found = {
+        f"{layer}:{name}": parameter
+        for layer, part in adapter.by_name().items()
+        for name, parameter in part.named_parameters()
+    }
+    return dict(sorted(found.items()))

@@ -1,0 +1,293 @@
+"""Training a pair adapter on the anomalous shots: their views, their parts, and the rule of their masks.
+
+DualAnoDiff (Jin et al. 2025), section 3. The autoencoder and the text encoder are asked once, before the first step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from anosynth.diffusion.devices import accelerator_for
+from anosynth.diffusion.dual import DualAdapter, DualShape
+from anosynth.diffusion.dual_adapters import SavedDual, dual_from_bytes, dual_to_bytes, take_dual
+from anosynth.diffusion.dual_train import DualSet, DualTrainSettings, train_dual
+from anosynth.diffusion.latent import LatentDiffusion
+from anosynth.diffusion.loop import CheckpointStore, LoopSettings
+from anosynth.errors import DataError
+from anosynth.fingerprint import digest_value
+from anosynth.licences import most_restrictive
+from anosynth.params import ComputeParams, DualAnoDiffMethod
+from anosynth.pools import masks
+from anosynth.pools.dual_terms import DualTerms, training_values
+from anosynth.pools.real import RealPair, resize_pairs
+from anosynth.seeding import numpy_rng, seed_for, torch_generator
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+STAGE = "personalize_pairs"
+ALGORITHM = 1
+"""Raised whenever equal values give another adapter."""
+
+MIN_SHOTS = 2
+SHOTS_FOR_KEY = 8
+"""At most so many shots choose the neutral colour; all of them calibrate the thresholds on it."""
+
+# A shifted view that loses more than this share of its defect is not shifted.
+MAX_LOST_RATIO = 0.5
+
+
+@dataclass(frozen=True)
+class PairSubject:
+    """What one adapter is trained for: everything but the pixels that shapes it.
+
+    Attributes:
+        category: slug, part of every seed's address.
+        name: the object as said in a prompt.
+        defects: slug of each defect type that the adapter draws, and its name as said in a prompt.
+        mirror: True if mirrored shots are shots too.
+        shot_ids: by defect, sha256 of its shots, in order.
+        size_px: side of the square training images.
+        backbone: identity of the backbone.
+        seed: root seed.
+    """
+
+    category: str
+    name: str
+    defects: tuple[tuple[str, str], ...]
+    mirror: bool
+    shot_ids: Mapping[str, tuple[str, ...]]
+    size_px: int
+    backbone: str
+    seed: int
+
+    def fingerprint(self, spec: DualAnoDiffMethod, compute: ComputeParams) -> str:
+        """Digest of everything that shapes the adapter; the name of its checkpoints."""
+        subject = {
+            **vars(self),
+            "defects": [list(one) for one in self.defects],
+            "shot_ids": {defect: list(ids) for defect, ids in self.shot_ids.items()},
+        }
+        return digest_value(
+            {
+                "stage": STAGE,
+                "algorithm": ALGORITHM,
+                "subject": subject,
+                "training": training_values(spec),
+                "compute": compute.model_dump(mode="json"),
+            }
+        )
+
+
+def stored_dual(fingerprint: str, store: CheckpointStore) -> SavedDual | None:
+    """The finished adapter of a fingerprint, if the store holds it."""
+    key = _key(fingerprint, "adapter")
+    data = store.get_blob(key)
+    return None if data is None else dual_from_bytes(data, name=key)
+
+
+def fit(
+    backbone: LatentDiffusion,
+    shots: Mapping[str, Sequence[RealPair]],
+    subject: PairSubject,
+    spec: DualAnoDiffMethod,
+    *,
+    compute: ComputeParams,
+    store: CheckpointStore,
+) -> SavedDual:
+    """Train the adapter of a subject and store it; a run that was stopped goes on from its last checkpoint.
+
+    Args:
+        backbone: open; its U-Net is as before when this returns or raises.
+        shots: by defect, the anomalous shots, of any sizes.
+        subject: whose adapter.
+        spec: the method.
+        compute: device and number format of training.
+        store: where checkpoints and the finished adapter are kept.
+
+    Returns:
+        The adapter. Its terms are a `DualTerms`; its facts hold a summary of the losses.
+
+    Raises:
+        DataError: if a defect has fewer than two shots, or a mask covers the whole image.
+        TrainingError: if the loss is not finite.
+    """
+    sized = {defect: resize_pairs(shots.get(defect, ()), size_px=subject.size_px) for defect, _ in subject.defects}
+    for defect, pairs in sized.items():
+        check_shots(pairs, category=subject.category, defect=defect)
+    everything = [pair for pairs in sized.values() for pair in pairs]
+    rule = mask_rule(backbone, everything, key=spec.key)
+    prompts = {
+        defect: (
+            spec.prompt.format(name=subject.name, defect=said),
+            spec.part_prompt.format(name=subject.name, defect=said),
+        )
+        for defect, said in subject.defects
+    }
+    adapter = DualAdapter(
+        backbone.unet,
+        DualShape(spec.mode, spec.rank, spec.alpha, spec.inner),
+        generator=torch_generator(seed_for(subject.seed, STAGE, subject.category, "adapter")),
+    ).to(backbone.device)
+    fingerprint = subject.fingerprint(spec, compute)
+    result = train_dual(
+        backbone,
+        adapter,
+        shot_set(backbone, sized, subject, spec, prompts=prompts, key=rule.key),
+        DualTrainSettings(
+            LoopSettings(spec.steps, spec.lr, spec.checkpoint_every, spec.log_every),
+            batch_size=spec.batch_size,
+            min_snr_gamma=spec.min_snr_gamma,
+            text_dropout=spec.text_dropout,
+        ),
+        seed=subject.seed,
+        address=(STAGE, subject.category, *(defect for defect, _ in subject.defects)),
+        accelerator=accelerator_for(compute),
+        checkpoints=store,
+        key=_key(fingerprint, "checkpoint"),
+    )
+    terms = DualTerms(
+        prompts=prompts,
+        shot_ids=subject.shot_ids,
+        licence=most_restrictive(pair.licence for pair in everything),
+        rule=rule,
+        size_px=subject.size_px,
+    )
+    saved = take_dual(
+        adapter,
+        backbone=subject.backbone,
+        half_precision=spec.half_precision,
+        terms=terms.to_json(),
+        facts=_facts(subject, spec, fingerprint=fingerprint, losses=result.losses),
+    )
+    store.put_blob(_key(fingerprint, "adapter"), dual_to_bytes(saved))
+    return saved
+
+
+def check_shots(pairs: Sequence[RealPair], *, category: str, defect: str) -> None:
+    """Refuse shots that nothing can be learned from.
+
+    Raises:
+        DataError: if there are fewer than two, or a mask covers its whole image (an empty one is no `RealPair`).
+    """
+    if len(pairs) < MIN_SHOTS:
+        raise DataError(
+            f"{category}, {defect}: a pair adapter learns from {MIN_SHOTS} anomalous shots or more and there "
+            f"{'is one, which it would only repeat' if pairs else 'are none'}; raise select_shots.anomalous, or make "
+            "this pool by perlin or cutpaste"
+        )
+    for pair in pairs:
+        if pair.mask.all():
+            raise DataError(
+                f"{category}, {defect}: the mask of shot {pair.sha256[:12]} covers the whole image; it shows no place, "
+                "so mend or remove it"
+            )
+
+
+def mask_rule(
+    backbone: LatentDiffusion, pairs: Sequence[RealPair], *, key: Literal["chosen", "grey"]
+) -> masks.MaskRule:
+    """Calibrate masks on the shots' own parts, after the autoencoder has been through them once.
+
+    Args:
+        backbone: whose autoencoder.
+        pairs: the shots, of one size.
+        key: the neutral colour on which masks are found best, or the paper's grey.
+    """
+    images, real = [pair.image for pair in pairs], [pair.mask for pair in pairs]
+
+    def see(parts: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
+        return list(backbone.decode(backbone.encode(parts)))
+
+    some = slice(None, None, -(-len(pairs) // SHOTS_FOR_KEY))
+    neutral = masks.choose_key(images[some], real[some], see=see) if key == "chosen" else masks.GREY
+    parts = [masks.neutral_part(image, mask, key=neutral) for image, mask in zip(images, real, strict=True)]
+    return masks.calibrate(see(parts), real, key=neutral)
+
+
+def views(
+    pair: RealPair, *, count: int, max_shift_ratio: float, mirror: bool, seed: int
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+    """Views of one shot, image and mask alike: itself, then shifted ones, every second one mirrored if that is allowed.
+
+    Shifts are drawn from (seed, shot, view); what they uncover is filled by reflection.
+    """
+    limit = int(max_shift_ratio * min(pair.mask.shape))
+    for view in range(count):
+        rows, columns = (0, 0)
+        if view >= (2 if mirror else 1) and limit:
+            rng = numpy_rng(seed, STAGE, "view", pair.sha256, view)
+            rows, columns = (int(shift) for shift in rng.integers(-limit, limit + 1, size=2))
+        image, mask = _shifted(pair.image, rows, columns), _shifted(pair.mask, rows, columns)
+        if np.count_nonzero(mask) < (1.0 - MAX_LOST_RATIO) * np.count_nonzero(pair.mask) or mask.all():
+            image, mask = pair.image, pair.mask
+        if mirror and view % 2:
+            image, mask = np.ascontiguousarray(image[:, ::-1]), np.ascontiguousarray(mask[:, ::-1])
+        yield image, mask
+
+
+def shot_set(
+    backbone: LatentDiffusion,
+    shots: Mapping[str, Sequence[RealPair]],
+    subject: PairSubject,
+    spec: DualAnoDiffMethod,
+    *,
+    prompts: Mapping[str, tuple[str, str]],
+    key: tuple[int, int, int],
+) -> DualSet:
+    """Encode every view of every shot, and its part; captions are the empty one, then two per defect."""
+    images, parts, whole_captions, part_captions = [], [], [], []
+    for number, (defect, _) in enumerate(subject.defects):
+        for pair in shots[defect]:
+            for image, mask in views(
+                pair,
+                count=spec.views,
+                max_shift_ratio=spec.max_shift_ratio,
+                mirror=subject.mirror,
+                seed=subject.seed,
+            ):
+                images.append(image)
+                parts.append(masks.neutral_part(image, mask, key=key))
+                whole_captions.append(2 * number + 1)
+                part_captions.append(2 * number + 2)
+    texts = ["", *(text for defect, _ in subject.defects for text in prompts[defect])]
+    return DualSet(
+        backbone.encode_moments(images),
+        backbone.encode_moments(parts),
+        backbone.embed(texts),
+        tuple(whole_captions),
+        tuple(part_captions),
+        blank=0,
+    )
+
+
+def _shifted(picture: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.uint8]:
+    """Moved down by `rows` and right by `columns`, same size, edges reflected."""
+    height, width = picture.shape[:2]
+    margin = max(abs(rows), abs(columns))
+    padded = np.pad(picture, ((margin, margin), (margin, margin), (0, 0))[: picture.ndim], mode="symmetric")
+    return np.ascontiguousarray(
+        padded[margin - rows : margin - rows + height, margin - columns : margin - columns + width]
+    )
+
+
+def _facts(
+    subject: PairSubject, spec: DualAnoDiffMethod, *, fingerprint: str, losses: NDArray[np.float32]
+) -> dict[str, object]:
+    tenth = max(1, len(losses) // 10)
+    return {
+        "stage": STAGE,
+        "category": subject.category,
+        "fingerprint": fingerprint,
+        "training": training_values(spec),
+        "loss_first_tenth": round(float(losses[:tenth].mean()), 6),
+        "loss_last_tenth": round(float(losses[-tenth:].mean()), 6),
+    }
+
+
+def _key(digest: str, kind: str) -> str:
+    return f"{STAGE}/{digest}.{kind}"

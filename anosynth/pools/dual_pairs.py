@@ -1,0 +1,234 @@
+"""Pairs by DualAnoDiff: both branches draw an image and its part, the part becomes the mask (Jin et al. 2025).
+
+Differs from the paper where a real normal is given: the whole image starts from it, re-noised in part, and the part
+from an empty one; outside of the mask the normal's own pixels return. So pose, surroundings and light are real, and
+what changed lies where the mask says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import ndimage
+from torch import Tensor
+
+from anosynth.diffusion.dual_sample import DualPrompts, draw_pairs
+from anosynth.diffusion.latent import LatentDiffusion
+from anosynth.diffusion.solver import SamplerSettings
+from anosynth.errors import BackboneError, DataError
+from anosynth.licences import most_restrictive
+from anosynth.params import DualAnoDiffMethod
+from anosynth.pools.draft import MIN_CHANGE, blend, change, turn
+from anosynth.pools.dual_terms import DualTerms, drawing
+from anosynth.pools.masks import part_mask, part_shown, places_agree
+from anosynth.pools.real import RealNormal, resize_normals
+from anosynth.samples import Provenance, Sample, SampleSpec, ShardJob
+from anosynth.seeding import seed_for, torch_generators
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class PairsGenerator:
+    """A backbone with a defect's adapter and what it starts from, computed once for all shards.
+
+    Attributes:
+        backbone: inside `dual_sample.two_branches`.
+        adapter: digest of the adapter that it carries.
+        terms: of that adapter.
+        defect: which of its defect types is drawn.
+        prompts: embedded.
+        normals: real normals, [size_px, size_px, 3] each, in a fixed order.
+        seen: the same after the autoencoder has been through them once, uint8 [k, size_px, size_px, 3].
+        latents: encoded normals, [k, C, h, w].
+        empty_part: encoded part without a defect, [1, C, h, w].
+    """
+
+    backbone: LatentDiffusion
+    adapter: str
+    terms: DualTerms
+    defect: str
+    prompts: DualPrompts
+    normals: tuple[RealNormal, ...]
+    seen: NDArray[np.uint8]
+    latents: Tensor
+    empty_part: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """One draw that may become a sample.
+
+    Attributes:
+        image, part: uint8 RGB [H, W, 3].
+        mask: uint8 [H, W] in {0, 255}, with foreground and background.
+        confidence: how sure the mask is, [0, 1].
+        parent: the real normal it was made on, or None if it was drawn from noise.
+        attempt: number of this draw.
+    """
+
+    image: NDArray[np.uint8]
+    part: NDArray[np.uint8]
+    mask: NDArray[np.uint8]
+    confidence: float
+    parent: RealNormal | None
+    attempt: int
+
+
+def prepare(
+    backbone: LatentDiffusion, parents: Sequence[RealNormal], *, adapter: str, terms: DualTerms, defect: str
+) -> PairsGenerator:
+    """Encode the normals, the empty part and the prompts.
+
+    Args:
+        backbone: what draws.
+        parents: real normals of any size, at least one.
+        adapter: digest of the adapter.
+        terms: what goes with it.
+        defect: which of its defect types is drawn.
+
+    Raises:
+        BackboneError: if the adapter was not trained on this defect.
+    """
+    if defect not in terms.prompts:
+        raise BackboneError(
+            f"the pair adapter draws {', '.join(terms.prompts)} and not {defect}; run personalize_pairs again"
+        )
+    size_px = terms.size_px
+    normals = resize_normals(parents, size_px=size_px)
+    latents = backbone.encode([normal.image for normal in normals])
+    empty = np.full((size_px, size_px, 3), terms.rule.key, dtype=np.uint8)
+    whole, part = terms.prompts[defect]
+    return PairsGenerator(
+        backbone=backbone,
+        adapter=adapter,
+        terms=terms,
+        defect=defect,
+        prompts=DualPrompts(backbone.embed([whole]), backbone.embed([part]), backbone.embed([""])),
+        normals=normals,
+        seen=backbone.decode(latents),
+        latents=latents,
+        empty_part=backbone.encode([empty]),
+    )
+
+
+def samples(
+    job: ShardJob, generator: PairsGenerator, spec: DualAnoDiffMethod, *, max_attempts: int
+) -> Iterator[Sample]:
+    """Draw the samples of one shard, batch by batch.
+
+    Attempt a of a sample draws from (seed of the sample, "attempt", a). A draw without a mask, with a mask everywhere,
+    or whose defect cannot be seen is discarded; one whose mask is not sure enough is drawn again at most
+    `spec.redraws` times, and the surest is kept with its `mask_confidence`, for a gate to judge.
+
+    Args:
+        job: which samples.
+        generator: from `prepare`.
+        spec: how they are drawn.
+        max_attempts: draws per sample, at least 1.
+
+    Raises:
+        DataError: if a sample has no visible defect in all its draws.
+    """
+    at_once = drawing(spec).at_once
+    for batch in job.batches():
+        for at in range(0, len(batch), at_once or len(batch)):
+            yield from _batch(job, batch[at : at + (at_once or len(batch))], generator, spec, max_attempts=max_attempts)
+
+
+def _batch(
+    job: ShardJob,
+    specs: Sequence[SampleSpec],
+    generator: PairsGenerator,
+    spec: DualAnoDiffMethod,
+    *,
+    max_attempts: int,
+) -> Iterator[Sample]:
+    best: dict[int, Judged] = {}
+    waiting = list(specs)
+    for attempt in range(max_attempts):
+        for sample, judged in zip(waiting, _draw(job, waiting, generator, spec, attempt=attempt), strict=True):
+            if judged is not None and (sample.index not in best or judged.confidence > best[sample.index].confidence):
+                best[sample.index] = judged
+        waiting = [one for one in waiting if not _is_done(best.get(one.index), spec, attempt=attempt)]
+        if not waiting:
+            break
+    for sample in specs:
+        if sample.index not in best:
+            raise DataError(
+                f"{sample.sample_id}: no visible defect in {max_attempts} draws; the adapter draws too little: raise "
+                f"methods.{job.method}.steps or strength, or generate_pairs.max_attempts"
+            )
+        yield _sample(sample, best[sample.index], generator)
+
+
+def _is_done(best: Judged | None, spec: DualAnoDiffMethod, *, attempt: int) -> bool:
+    return best is not None and (best.confidence >= spec.min_confidence or attempt >= spec.redraws)
+
+
+def _draw(
+    job: ShardJob, specs: Sequence[SampleSpec], generator: PairsGenerator, spec: DualAnoDiffMethod, *, attempt: int
+) -> Iterator[Judged | None]:
+    """One draw of each sample; None where it holds no usable defect."""
+    how, starts = (
+        drawing(spec),
+        [turn(len(generator.normals), job=job, index=one.index, what="parent") for one in specs],
+    )
+    from_noise = spec.strength == 1.0
+    wholes, parts = draw_pairs(
+        generator.backbone,
+        generator.prompts,
+        size_px=generator.terms.size_px,
+        settings=SamplerSettings(how.solver, how.steps, how.guidance),
+        generators=torch_generators([seed_for(one.seed, "attempt", attempt) for one in specs]),
+        parents=None if from_noise else generator.latents[starts],
+        strength=spec.strength,
+        empty_part=None if from_noise else generator.empty_part,
+    )
+    for start, whole, part in zip(starts, wholes, parts, strict=True):
+        mask = part_mask(part, generator.terms.rule)
+        if not mask.any() or mask.all():
+            yield None
+        elif from_noise:
+            yield Judged(whole, part, mask, part_shown(whole, part, mask), None, attempt)
+        else:
+            parent, changed = generator.normals[start], change(generator.seen[start], whole)
+            confidence = min(part_shown(whole, part, mask), places_agree(changed, mask))
+            image = whole if spec.blend_px is None else returned(parent.image, whole, mask, seam_px=spec.blend_px)
+            seen = change(parent.image, image)[mask > 0].mean() >= MIN_CHANGE
+            yield Judged(image, part, mask, confidence, parent, attempt) if seen else None
+
+
+def returned(
+    parent: NDArray[np.uint8], drawn: NDArray[np.uint8], mask: NDArray[np.uint8], *, seam_px: float
+) -> NDArray[np.uint8]:
+    """The parent's own pixels outside of the mask, the drawn ones inside, a smooth seam of `seam_px` around it."""
+    outside = np.asarray(ndimage.distance_transform_edt(mask == 0))
+    away = np.clip(outside / seam_px, 0.0, 1.0) if seam_px else (outside > 0.0).astype(np.float64)
+    return blend(parent, drawn.astype(np.float64), alpha=0.5 + 0.5 * np.cos(np.pi * away))
+
+
+def _sample(spec: SampleSpec, judged: Judged, generator: PairsGenerator) -> Sample:
+    terms, parent = generator.terms, judged.parent
+    licences = (terms.licence,) if parent is None else (terms.licence, parent.licence)
+    provenance = Provenance(
+        shot_ids=terms.shot_ids[generator.defect],
+        licence=most_restrictive(licences),
+        prompt=terms.prompts[generator.defect][0],
+        parent_id=None if parent is None else parent.sha256,
+        backbone=generator.backbone.identity,
+        adapter=generator.adapter,
+    )
+    return Sample(
+        spec,
+        judged.image,
+        judged.mask,
+        provenance,
+        part=judged.part,
+        attempt=judged.attempt,
+        mask_confidence=judged.confidence,
+    )

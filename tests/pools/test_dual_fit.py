@@ -1,0 +1,152 @@
+"""Training a pair adapter on shots, with the toy backbone."""
+
+import numpy as np
+import pytest
+
+from anosynth.diffusion.latent import LatentDiffusion, open_backbone
+from anosynth.errors import DataError, TrainingError
+from anosynth.params import ComputeParams, ToyBackbone
+from anosynth.pools import dual_fit
+from anosynth.pools.dual_fit import fit, stored_dual, views
+from anosynth.pools.dual_terms import terms_from_json
+from anosynth.pools.masks import GREY
+from anosynth.pools.real import RealPair
+from tests.pools.dual_small import Blobs, full_mask, method, shots, subject
+from tests.pools.small import disk, spotted
+
+COMPUTE = ComputeParams(threads=1, dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def backbone() -> LatentDiffusion:
+    return open_backbone(ToyBackbone(kind="toy", seed=0), compute=COMPUTE)
+
+
+def fitted(backbone: LatentDiffusion, blobs: Blobs, **changes: object) -> dual_fit.SavedDual:
+    return fit(backbone, {"spot": shots()}, subject(backbone.identity), method(**changes), compute=COMPUTE, store=blobs)
+
+
+def test_an_adapter_says_how_to_draw_with_it_and_is_found_in_the_store(backbone: LatentDiffusion) -> None:
+    blobs = Blobs()
+    saved = fitted(backbone, blobs)
+    terms = terms_from_json(saved.terms)
+    assert terms.prompts == {"spot": ("a photo of round plate with dark spot", "dark spot")}
+    assert terms.shot_ids == {"spot": tuple(pair.sha256 for pair in shots())}
+    assert terms.rule.key == GREY
+    assert (terms.licence, terms.size_px) == ("CC0-1.0", 64)
+    found = stored_dual(subject(backbone.identity).fingerprint(method(), COMPUTE), blobs)
+    assert found is not None
+    assert found.digest == saved.digest
+
+
+def test_a_training_stopped_at_a_checkpoint_ends_like_an_unbroken_one(backbone: LatentDiffusion) -> None:
+    whole = fitted(backbone, Blobs())
+    blobs = Blobs(stop_after=1)
+    with pytest.raises(KeyboardInterrupt):
+        fitted(backbone, blobs)
+    blobs.stop_after = None
+    assert fitted(backbone, blobs).digest == whole.digest
+
+
+def test_only_what_shapes_the_adapter_is_in_its_fingerprint() -> None:
+    base = subject("b").fingerprint(method(), COMPUTE)
+    drawing_only = {"profile": "paper", "strength": 0.9, "redraws": 7, "min_confidence": 0.9, "checkpoint_every": 9}
+    training = {"lr": 2e-3, "steps": 4, "prompt": "dirty {defect}", "shared": True, "views": 3, "key": "chosen"}
+    for name, value in drawing_only.items():
+        assert subject("b").fingerprint(method(**{name: value}), COMPUTE) == base, name
+    for name, value in training.items():
+        assert subject("b").fingerprint(method(**{name: value}), COMPUTE) != base, name
+    assert subject("c").fingerprint(method(), COMPUTE) != base
+
+
+def test_the_autoencoder_and_the_text_encoder_are_not_asked_once_training_runs(
+    backbone: LatentDiffusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    encode, embed, predict = (getattr(LatentDiffusion, name) for name in ("encode_moments", "embed", "predict"))
+
+    def counted(name: str, method: object) -> object:
+        def called(self: LatentDiffusion, *arguments: object) -> object:
+            calls.append(name)
+            return method(self, *arguments)  # type: ignore[operator]
+
+        return called
+
+    for name, function in (("encode_moments", encode), ("embed", embed), ("predict", predict)):
+        monkeypatch.setattr(LatentDiffusion, name, counted(name, function))
+    fitted(backbone, Blobs(), steps=5)
+    first = calls.index("predict")
+    assert calls[first:] == ["predict"] * 5
+    assert {"encode_moments", "embed"} <= set(calls[:first])
+
+
+def test_one_adapter_may_serve_several_defects(backbone: LatentDiffusion) -> None:
+    both = {"spot": shots(), "bar": shots(2, at=30)}
+    saved = fit(
+        backbone, both, subject(backbone.identity, defects=("spot", "bar")), method(), compute=COMPUTE, store=Blobs()
+    )
+    assert set(terms_from_json(saved.terms).prompts) == {"spot", "bar"}
+
+
+def test_views_move_image_and_mask_alike() -> None:
+    image = np.zeros((64, 64, 3), dtype=np.uint8)
+    image[20:30, 10:22] = 255
+    pair = RealPair(image, np.ascontiguousarray(image[:, :, 0]), "s", "CC0-1.0")
+    made = list(views(pair, count=9, max_shift_ratio=0.1, mirror=True, seed=1))
+    assert len(made) == 9
+    for seen, mask in made:
+        np.testing.assert_array_equal(seen[:, :, 0], mask)
+    np.testing.assert_array_equal(made[0][1], pair.mask)
+    np.testing.assert_array_equal(made[1][1], pair.mask[:, ::-1])
+    assert len({mask.tobytes() for _, mask in made}) >= 6
+
+
+def test_nothing_is_mirrored_unless_a_mirror_image_is_normal_too() -> None:
+    image = disk(0)
+    image[20:24, 10:50] = np.arange(40, dtype=np.uint8)[None, :, None] * 6  # rises to the right
+    mask = np.zeros((64, 64), dtype=np.uint8)
+    mask[20:24, 10:50] = 255
+    made = list(views(RealPair(image, mask, "s", "CC0-1.0"), count=6, max_shift_ratio=0.05, mirror=False, seed=1))
+    rises = [np.diff(seen[where > 0].reshape(-1, 40, 3)[0, :, 0].astype(int)).mean() for seen, where in made]
+    assert len(rises) == 6
+    assert min(rises) > 0
+
+
+def test_a_shift_that_would_lose_the_defect_is_left_out() -> None:
+    mask = np.zeros((64, 64), dtype=np.uint8)
+    mask[0, 0] = 255
+    made = list(views(RealPair(disk(0), mask, "s", "CC0-1.0"), count=30, max_shift_ratio=0.3, mirror=False, seed=1))
+    assert len(made) == 30
+    assert all(one.any() for _, one in made)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ((), r"plate, spot: a pair adapter learns from 2 anomalous shots or more and there are none; raise"),
+        (shots(1), r"learns from 2 anomalous shots or more and there is one, which it would only repeat; raise"),
+        ((*shots(2), full_mask(shots(3)[2])), r"the mask of shot \w{12} covers the whole image; it shows no place"),
+    ],
+    ids=["none", "one", "a full mask"],
+)
+def test_shots_that_nothing_can_be_learned_from_are_refused(
+    backbone: LatentDiffusion, given: tuple[RealPair, ...], said: str
+) -> None:
+    with pytest.raises(DataError, match=said) as caught:
+        fit(backbone, {"spot": given}, subject(backbone.identity), method(), compute=COMPUTE, store=Blobs())
+    assert "\n" not in str(caught.value)
+
+
+def test_shots_of_different_sizes_are_brought_to_one(backbone: LatentDiffusion) -> None:
+    given = (spotted(disk(0, 96)), spotted(disk(1, 64)))
+    saved = fit(
+        backbone, {"spot": given}, subject(backbone.identity, count=2), method(), compute=COMPUTE, store=Blobs()
+    )
+    assert terms_from_json(saved.terms).size_px == 64
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint_and_says_so(backbone: LatentDiffusion) -> None:
+    blobs = Blobs()
+    with pytest.raises(TrainingError, match=r"training personalize_pairs plate spot: the loss of step \d"):
+        fitted(backbone, blobs, lr=0.99, alpha=1e38, steps=6)
+    assert not any(key.endswith(".adapter") for key in blobs.kept)

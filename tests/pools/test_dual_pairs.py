@@ -1,0 +1,161 @@
+"""Pairs by two branches, with the toy backbone: it draws noise, so only mechanics are looked at."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from anosynth.diffusion.dual_adapters import open_dual
+from anosynth.diffusion.dual_sample import two_branches
+from anosynth.diffusion.latent import LatentDiffusion, open_backbone
+from anosynth.errors import BackboneError, DataError
+from anosynth.params import ComputeParams, ToyBackbone
+from anosynth.pools import dual_pairs
+from anosynth.pools.dual_fit import fit
+from anosynth.pools.dual_pairs import PairsGenerator, prepare, returned
+from anosynth.pools.dual_terms import drawing_values, terms_from_json
+from anosynth.pools.masks import MaskRule
+from anosynth.samples import Sample
+from tests.pools.dual_small import Blobs, method, shots, subject
+from tests.pools.small import SIZE_PX, disk, job, normal
+
+COMPUTE = ComputeParams(threads=1, dtype="float32", device="cpu")
+PARENTS = [normal(disk(seed)) for seed in (11, 12)]
+
+
+@pytest.fixture(scope="module")
+def generator() -> Iterator[PairsGenerator]:
+    backbone: LatentDiffusion = open_backbone(ToyBackbone(kind="toy", seed=0), compute=COMPUTE)
+    saved = fit(
+        backbone,
+        {"spot": shots()},
+        subject(backbone.identity),
+        method(lr=1e-2),
+        compute=COMPUTE,
+        store=Blobs(),
+    )
+    terms = terms_from_json(saved.terms)
+    # The toy's parts are noise around grey: with these thresholds some of it is a mask and some is not.
+    terms = replace(terms, rule=MaskRule((127, 127, 127), high=40.0, low=25.0, min_area=0.0, fit=0.5))
+    with two_branches(backbone, open_dual(backbone.unet, saved, backbone=backbone.identity)):
+        yield prepare(backbone, PARENTS, adapter=saved.digest, terms=terms, defect="spot")
+
+
+def drawn(generator: PairsGenerator, count: int, *, start: int = 0, batch: int = 4, **changes: object) -> list[Sample]:
+    made = dual_pairs.samples(
+        replace(job(count, method="dual", start=start), batch_size=batch), generator, method(**changes), max_attempts=8
+    )
+    return list(made)
+
+
+def test_a_sample_carries_its_part_its_parent_its_prompt_and_its_adapter(generator: PairsGenerator) -> None:
+    (sample,) = drawn(generator, 1)
+    assert sample.part is not None
+    assert sample.part.shape == sample.image.shape == (SIZE_PX, SIZE_PX, 3)
+    assert sample.mask is not None
+    assert 0 < np.count_nonzero(sample.mask) < sample.mask.size
+    assert sample.provenance.parent_id in {parent.sha256 for parent in PARENTS}
+    assert sample.provenance.prompt == "a photo of round plate with dark spot"
+    assert sample.provenance.adapter == generator.adapter
+    assert sample.provenance.backbone == generator.backbone.identity
+    assert sample.provenance.shot_ids == tuple(pair.sha256 for pair in shots())
+    assert 0.0 <= sample.mask_confidence <= 1.0
+
+
+def test_a_sample_depends_on_its_index_alone(generator: PairsGenerator) -> None:
+    together = drawn(generator, 4)
+    alone = [drawn(generator, 1, start=index, batch=1)[0] for index in range(4)]
+    one_by_one = drawn(generator, 4, batch=1)
+    for first, second, third in zip(together, alone, one_by_one, strict=True):
+        assert first.spec == second.spec == third.spec
+        assert first.attempt == second.attempt
+        for other in (second, third):
+            assert np.abs(first.image.astype(int) - other.image.astype(int)).max() <= 1
+            assert np.abs(np.asarray(first.part).astype(int) - np.asarray(other.part).astype(int)).max() <= 1
+    assert len({sample.image.tobytes() for sample in together}) == 4
+
+
+def test_the_parents_pixels_return_outside_of_the_seam(generator: PairsGenerator) -> None:
+    images = {parent.sha256: parent.image for parent in generator.normals}
+    checked = 0
+    for sample in drawn(generator, 3, blend_px=2.0):
+        parent = images[str(sample.provenance.parent_id)]
+        inside = np.asarray(sample.mask) > 0
+        far = ~np.any([np.roll(inside, (r, c), (0, 1)) for r in range(-2, 3) for c in range(-2, 3)], axis=0)
+        far[:2], far[-2:], far[:, :2], far[:, -2:] = False, False, False, False
+        checked += int(far.sum())
+        np.testing.assert_array_equal(sample.image[far], parent[far])
+        assert np.abs(sample.image[inside].astype(int) - parent[inside].astype(int)).mean() > 4
+    assert checked > 0
+
+
+def test_a_hard_edge_a_soft_edge_and_what_lies_far_away() -> None:
+    parent, drawn_image = np.zeros((16, 16, 3), np.uint8), np.full((16, 16, 3), 200, np.uint8)
+    mask = np.zeros((16, 16), np.uint8)
+    mask[6:9, 6:9] = 255
+    hard = returned(parent, drawn_image, mask, seam_px=0.0)
+    np.testing.assert_array_equal(hard[:, :, 0] == 200, mask > 0)
+    soft = returned(parent, drawn_image, mask, seam_px=4.0)
+    row = soft[7, 8:, 0].astype(int)
+    assert row[0] == 200
+    assert row[2] == 100  # half way through the cosine
+    assert (np.diff(row[:5]) < 0).all()
+    assert (row[4:] == 0).all()
+
+
+def test_from_noise_there_is_no_parent(generator: PairsGenerator) -> None:
+    (sample,) = drawn(generator, 1, strength=1.0, blend_px=None)
+    assert sample.provenance.parent_id is None
+    assert sample.provenance.licence == "CC0-1.0"
+
+
+def test_the_paper_profile_draws_one_pair_at_a_time(generator: PairsGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[tuple[int, str, int, float]] = []
+    draw = dual_pairs.draw_pairs
+
+    def watched(backbone, prompts, *, settings, generators, **others):  # type: ignore[no-untyped-def]
+        sizes.append((len(generators), settings.solver, settings.steps, settings.guidance))
+        quick = replace(settings, steps=2)
+        return draw(backbone, prompts, settings=quick, generators=generators, **others)
+
+    monkeypatch.setattr(dual_pairs, "draw_pairs", watched)
+    drawn(generator, 2, profile="paper", redraws=0)
+    assert {one[0] for one in sizes} == {1}
+    assert {one[1:] for one in sizes} == {("ddim", 100, 2.5)}
+    sizes.clear()
+    drawn(generator, 2, profile="default", redraws=0)
+    assert sizes[0] == (2, "dpm_solver", 25, 2.0)
+
+
+def test_an_unsure_mask_is_drawn_again_and_the_surest_is_kept(generator: PairsGenerator) -> None:
+    first = drawn(generator, 3, redraws=0, min_confidence=1.0)
+    again = drawn(generator, 3, redraws=4, min_confidence=1.0)
+    assert {sample.attempt for sample in first} <= set(range(8))
+    for once, often in zip(first, again, strict=True):
+        assert often.mask_confidence >= once.mask_confidence
+    assert any(sample.attempt > 0 for sample in again)
+
+
+def test_parts_without_a_mask_end_in_one_sentence(generator: PairsGenerator) -> None:
+    blind = replace(generator, terms=replace(generator.terms, rule=MaskRule((127, 127, 127), 255.0, 255.0, 0.9, 0.5)))
+    with pytest.raises(DataError, match=r"pairs/plate/spot/dual/000000: no visible defect in 8 draws; the adapter"):
+        drawn(blind, 1)
+
+
+def test_a_defect_that_the_adapter_never_saw_is_refused(generator: PairsGenerator) -> None:
+    with pytest.raises(BackboneError, match="the pair adapter draws spot and not hole; run personalize_pairs again"):
+        prepare(generator.backbone, PARENTS, adapter="a", terms=generator.terms, defect="hole")
+
+
+def test_the_profile_and_its_numbers_are_in_what_shapes_a_shard() -> None:
+    values = drawing_values(method(profile="default"))
+    assert values["profile"] == "default"
+    assert (values["solver"], values["steps"], values["guidance"], values["at_once"]) == ("dpm_solver", 25, 2.0, None)
+    assert "lr" not in values
+    assert "checkpoint_every" not in values
+
+
+def test_terms_of_another_form_are_refused() -> None:
+    with pytest.raises(BackboneError, match="the pair adapter does not say how to draw with it"):
+        terms_from_json({"prompts": {}})
