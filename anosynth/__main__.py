@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from anosynth.errors import EXIT_PROBLEMS, AnosynthError
+from anosynth.errors import EXIT_PROBLEMS, AnosynthError, ParamsError
 from anosynth.layout import Layout
 
 GRACE_S = 3600.0
@@ -134,6 +134,39 @@ def leaks(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def promote(arguments: argparse.Namespace) -> int:
+    """Say which data set versions are helpful on validation images; 0 if all are, 1 if one is not, or nobody knows."""
+    from anosynth.params import load_params
+    from anosynth.promotion import promote as judge
+
+    layout = _layout(arguments)
+    names = {"category": arguments.category, "detector": arguments.detector, "arm": arguments.arm}
+    helpful = True
+    for found in judge(layout, load_params(layout.params()), **names):
+        print(f"{found.category}, {found.detector}, arm {found.arm}: {found.decision}: {found.reason}", flush=True)
+        print(f"  {layout.promotion(found.category, found.detector, found.arm)}")
+        helpful = helpful and found.decision == "helpful"
+    return 0 if helpful else EXIT_PROBLEMS
+
+
+def detect(arguments: argparse.Namespace) -> int:
+    """Judge a folder of images with a fitted One-to-Normal bundle; write verdicts and a picture per image."""
+    from anosynth.detectors.bundle import open_bundle
+    from anosynth.looking.detect import TABLE
+    from anosynth.looking.detect import detect as judge
+
+    low, high = arguments.cascade or (0.0, 1.0)
+    if low >= high:
+        raise ParamsError(f"--cascade {low:g} {high:g}: a band is low before high")
+    detector = open_bundle(arguments.bundle, root=arguments.root, cascade=arguments.cascade and (low, high))
+    count = judge(detector, arguments.images, arguments.out)
+    print(
+        f"{count.normal} normal, {count.anomalous} anomalous, {count.refused} refused, {count.twins} twins drawn, in "
+        f"{arguments.out / TABLE}"
+    )
+    return EXIT_PROBLEMS if count.refused else 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m anosynth",
@@ -176,6 +209,29 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("folder", type=Path, metavar="FOLDER", help="where to; it must not exist yet")
 
     _add(commands, "leaks", leaks, "leaks", "leaks --root examples/other-project")
+
+    added = _add(commands, "promote", promote, "promote", "promote --detector unet --arm cutpaste")
+    for key in ("category", "detector", "arm"):
+        added.add_argument(f"--{key}", metavar="NAME", help=f"only this {key} (default: every one)")
+
+    bundle = "--bundle models/detectors/washer/one_to_normal/real-0"
+    added = _add(
+        commands,
+        "detect",
+        detect,
+        f"detect {bundle} --images photos --out verdicts",
+        f"detect {bundle} --images photos --out verdicts --cascade -1 6",
+    )
+    added.add_argument("--bundle", type=Path, required=True, metavar="FOLDER", help="one fit: <detector>/<arm>-<seed>")
+    added.add_argument("--images", type=Path, required=True, metavar="FOLDER", help="the queries, subfolders included")
+    added.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="for verdicts.csv and the pictures")
+    added.add_argument(
+        "--cascade",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="draw a twin only where S_N + S_text lie so many spreads above the references (default: always)",
+    )
     return parser
 
 

@@ -2,27 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import assert_never
 
 import torch
 
-from anosynth.detectors import patchcore, unet
+from anosynth.detectors import one_to_normal, patchcore, unet
 from anosynth.detectors.batches import Augmentation
+from anosynth.detectors.one_to_normal import OneToNormal
 from anosynth.detectors.patchcore import PatchCore
+from anosynth.detectors.personalizer import TwinSource
 from anosynth.detectors.protocol import Detector
 from anosynth.detectors.unet import UNetLocalizer
+from anosynth.diffusion import twins
 from anosynth.errors import ParamsError
+from anosynth.features.aligned import AlignedFeatures
 from anosynth.features.encoder import PatchFeatures
-from anosynth.params import ArmParams, ComputeParams, DetectorSpec, PatchCoreSpec, UNetSpec
+from anosynth.params import ArmParams, ComputeParams, DetectorSpec, OneToNormalSpec, PatchCoreSpec, UNetSpec
 
 FeaturesOpener = Callable[[], PatchFeatures]
+
+
+@dataclass(frozen=True)
+class DetectorParts:
+    """What detectors of one category are built from; everything is opened when a detector asks for it.
+
+    Attributes:
+        open_features: opens the encoder of patches.
+        open_aligned: opens the encoders of patches and text.
+        twins: opens the generator of normal twins.
+        object_name: the object as said in a prompt.
+        opening: how a bundle opens encoder and generator again, JSON texts by name.
+    """
+
+    open_features: FeaturesOpener
+    open_aligned: Callable[[], AlignedFeatures]
+    twins: TwinSource
+    object_name: str
+    opening: Mapping[str, str]
 
 
 def build_detector(
     spec: DetectorSpec,
     *,
-    open_features: FeaturesOpener,
+    parts: DetectorParts,
     compute: ComputeParams,
     init_seed: int = 0,
     draw_seed: int = 0,
@@ -32,7 +56,7 @@ def build_detector(
 
     Args:
         spec: entry of `detectors` in params.yaml.
-        open_features: opens the encoder; called only for detectors that use it.
+        parts: encoders and generator; opened only for detectors that use them.
         compute: device and dtype of training.
         init_seed: of initial weights; equal for the arms of one comparison. Means nothing before `load`.
         draw_seed: of everything drawn while fitting. Means nothing before `load`.
@@ -46,7 +70,7 @@ def build_detector(
     match spec:
         case PatchCoreSpec():
             return PatchCore(
-                open_features(), coreset_ratio=spec.coreset_ratio, neighbours=spec.neighbours, seed=draw_seed
+                parts.open_features(), coreset_ratio=spec.coreset_ratio, neighbours=spec.neighbours, seed=draw_seed
             )
         case UNetSpec():
             return UNetLocalizer(
@@ -69,6 +93,15 @@ def build_detector(
                 device=torch.device(compute.device),
                 name=name,
             )
+        case OneToNormalSpec():
+            return OneToNormal(
+                parts.open_aligned(),
+                parts.twins,
+                spec=spec,
+                name=parts.object_name,
+                seed=draw_seed,
+                opening=parts.opening,
+            )
         case _:
             assert_never(spec)
 
@@ -76,7 +109,7 @@ def build_detector(
 def used_by(spec: DetectorSpec, arm: ArmParams) -> ArmParams:
     """What of an arm a detector looks at: a one-class detector sees no pairs, so they neither shape nor license it."""
     match spec:
-        case PatchCoreSpec():
+        case PatchCoreSpec() | OneToNormalSpec():
             return arm.model_copy(update={"real_pairs": False, "methods": []})
         case UNetSpec():
             return arm
@@ -84,17 +117,29 @@ def used_by(spec: DetectorSpec, arm: ArmParams) -> ArmParams:
             assert_never(spec)
 
 
-def shaping_values(spec: DetectorSpec, *, open_features: FeaturesOpener) -> dict[str, object]:
+def shaping_values(spec: DetectorSpec, *, parts: DetectorParts) -> dict[str, object]:
     """Everything about a detector, beside its data and seeds, that shapes what fitting gives: for fingerprints.
 
     Returns:
-        JSON values: the spec without its list of arms, the revision of the module, the encoder's identity if used.
+        JSON values: the spec without its list of arms, the revision of the module, identities of encoder, backbone and
+        adapter if used.
     """
     values: dict[str, object] = {"spec": spec.model_dump(mode="json", exclude={"arms"})}
     match spec:
         case PatchCoreSpec():
-            return {**values, "algorithm": patchcore.ALGORITHM, "features": open_features().identity}
+            return {**values, "algorithm": patchcore.ALGORITHM, "features": parts.open_features().identity}
         case UNetSpec():
             return {**values, "algorithm": unet.ALGORITHM}
+        case OneToNormalSpec():
+            values |= {"algorithm": one_to_normal.ALGORITHM, "features": parts.open_aligned().identity}
+            values |= {"name": parts.object_name, "opening": dict(parts.opening)}
+            if "personalized" in spec.branches:
+                values |= {
+                    "twins": twins.ALGORITHM,
+                    "backbone": parts.twins.backbone_identity(),
+                    "adapter": parts.twins.read_adapter().digest,
+                    "size_px": parts.twins.size_px,
+                }
+            return values
         case _:
             assert_never(spec)

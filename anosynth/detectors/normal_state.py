@@ -127,6 +127,8 @@ class NormalState:
         strength: r.
         positions: usual S_P per level and place, or None if it is not calibrated.
         branches: usual score of every branch that counts.
+        weights: what every branch counts in the sum.
+        standardized: branches are standardized before they are added.
         alone: usual sum of the branches that need no twin, for the cascade.
         threshold: a score above it is a verdict "anomalous".
     """
@@ -138,8 +140,21 @@ class NormalState:
     strength: float
     positions: Usual | None
     branches: Mapping[Branch, Usual]
+    weights: Mapping[Branch, float]
+    standardized: bool
     alone: Usual
     threshold: float
+
+    def against_usual(self, maps: NDArray[np.float32]) -> NDArray[np.float32]:
+        """S_P's map [n, gh, gw], as a z-score per place and level if it is calibrated."""
+        return maps if self.positions is None else self.positions.standardized(maps).astype(np.float32)
+
+    def part(self, branch: Branch, value: float | NDArray[np.float32]) -> float | NDArray[np.float32]:
+        """What a branch adds to the sum: its weight times its value, standardized if the state says so."""
+        if self.standardized:
+            usual = self.branches[branch]
+            value = (value - float(usual.mean)) / float(usual.spread)
+        return self.weights[branch] * value
 
     def tensors(self) -> dict[str, NDArray[np.generic]]:
         """The state as named arrays; `from_tensors` is the exact inverse."""
@@ -151,11 +166,12 @@ class NormalState:
             "aspects": np.array(own.aspects),
             "seed": np.array([self.seed], np.int64),
             "numbers": np.array([self.strength, self.alone.mean, self.alone.spread, self.threshold]),
+            "standardized": np.array([self.standardized]),
         }
         for level, (real, synthetic) in enumerate(zip(own.real, own.synthetic, strict=True)):
             found |= {f"real/{level}": real, f"synthetic/{level}": synthetic}
         for branch, usual in self.branches.items():
-            found[f"branch/{branch}"] = np.array([usual.mean, usual.spread])
+            found[f"branch/{branch}"] = np.array([usual.mean, usual.spread, self.weights[branch]])
         if self.positions is not None:
             found |= {"positions/mean": self.positions.mean, "positions/spread": self.positions.spread}
         if self.adapter is not None:
@@ -177,6 +193,11 @@ class NormalState:
         digests = np.asarray(found["digests"], np.uint8)
         least, greatest = (float(value) for value in np.asarray(found["aspects"], np.float64))
         strength, mean, spread, threshold = (float(value) for value in np.asarray(found["numbers"], np.float64))
+        own = {
+            branch: np.asarray(found[f"branch/{branch}"], np.float64)
+            for branch in BRANCHES
+            if f"branch/{branch}" in found
+        }
         positions = None
         if "positions/mean" in found:
             positions = Usual(_float32(found["positions/mean"]), _float32(found["positions/spread"]))
@@ -195,11 +216,9 @@ class NormalState:
             seed=int(np.asarray(found["seed"], np.int64)[0]),
             strength=strength,
             positions=positions,
-            branches={
-                branch: Usual(*np.asarray(found[f"branch/{branch}"], np.float64))
-                for branch in BRANCHES
-                if f"branch/{branch}" in found
-            },
+            branches={branch: Usual(*row[:2]) for branch, row in own.items()},
+            weights={branch: float(row[2]) for branch, row in own.items()},
+            standardized=bool(found["standardized"][0]),
             alone=Usual(np.array(mean), np.array(spread)),
             threshold=threshold,
         )

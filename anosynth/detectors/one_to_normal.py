@@ -6,7 +6,7 @@ import itertools
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from anosynth.detectors import calibration, normal_state, presets, triplet
 from anosynth.detectors.branches import Against, Branches, Seen
+from anosynth.detectors.learning import Learner
 from anosynth.detectors.normal_state import NormalState, References
 from anosynth.detectors.personalizer import Personalizer, TwinSource
 from anosynth.detectors.presets import Branch
@@ -23,10 +24,8 @@ from anosynth.errors import DataError
 from anosynth.features.aligned import AlignedFeatures, class_prototypes
 from anosynth.features.prompts import normal_states
 from anosynth.fingerprint import digest_pixels
-from anosynth.imaging import resize_mask
 from anosynth.params import OneToNormalSpec
 from anosynth.samples import Prediction
-from anosynth.seeding import seed_for
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,7 +34,6 @@ _log = logging.getLogger(__name__)
 
 ALGORITHM = 1
 QUERIES_AT_ONCE = 8
-PLANTED_PER_REFERENCE = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,13 +126,13 @@ class OneToNormal:
             strength=self._spec.strength,
             positions=None,
             branches=dict.fromkeys(self._weights, usual),
+            weights=self._weights,
+            standardized=self._switches.calibrate_fusion,
             alone=usual,
             threshold=0.0,
         )
         self._personalizer = None
-        if self._draws and self._switches.strengths:
-            self._set(strength=self._best_strength(real))
-        self._calibrate(self._held_out(real))
+        self._state = Learner(self._state, self._branches(), self._generator, self._spec).learn(real)
 
     @property
     def _draws(self) -> bool:
@@ -162,69 +160,6 @@ class OneToNormal:
             tuple(digest_pixels(image) for image in real),
             (min(aspects), max(aspects)),
         )
-
-    def _held_out(self, real: list[NDArray[np.uint8]]) -> list[Seen]:
-        """Every reference beside a bank without it; a single reference is stood in for by shifted views of it."""
-        references, weight = self._known.references, self._switches.synthetic_weight
-        if len(real) == 1:
-            banks = references.banks(synthetic_weight=weight)
-            return [self._branches().see(view, banks) for view in calibration.held_out_views(real[0])]
-        return [
-            self._branches().see(image, references.banks(synthetic_weight=weight, without=at))
-            for at, image in enumerate(real)
-        ]
-
-    def _calibrate(self, held_out: list[Seen]) -> None:
-        """Usual values of S_P by place, of every branch, of their sum; each reference is judged without itself."""
-        maps = [dict(one.maps) for one in held_out]
-        if self._draws:
-            drawn = np.stack([found.maps for found in self._against_twins(held_out)])
-            if self._switches.calibrate_positions:
-                self._set(positions=calibration.usual_map(drawn))
-            for at, own in enumerate(maps):
-                own["personalized"] = drawn[at]
-                if self._switches.calibrate_positions:
-                    others = np.delete(drawn, at, axis=0)
-                    own["personalized"] = calibration.usual_map(others).standardized(drawn[at]).astype(np.float32)
-        scores = {branch: [triplet.branch_score(own[branch]) for own in maps] for branch in self._weights}
-        self._set(branches={branch: calibration.usual_score(values) for branch, values in scores.items()})
-        parts = {branch: [self._part(branch, value) for value in values] for branch, values in scores.items()}
-        alone = [branch for branch in self._weights if branch != "personalized"]
-        self._set(alone=self._usual_sum(parts, alone))
-        whole = self._usual_sum(parts, list(self._weights))
-        self._set(threshold=float(whole.mean + self._spec.threshold_sd * whole.spread))
-
-    def _usual_sum(self, parts: Mapping[Branch, list[float]], branches: Sequence[Branch]) -> calibration.Usual:
-        if not branches:
-            return calibration.Usual(np.array(0.0), np.array(1.0))
-        sums = np.sum([parts[branch] for branch in branches], axis=0)
-        spreads = [self._weights[branch] * float(self._known.branches[branch].spread) for branch in branches]
-        if self._switches.calibrate_fusion:
-            spreads = [self._weights[branch] for branch in branches]
-        return calibration.usual_score(sums.tolist(), prior_spread=max(sum(spreads), calibration.MIN_SPREAD))
-
-    def _best_strength(self, real: list[NDArray[np.uint8]]) -> float:
-        """The strength under which planted defects stand out most from their surroundings, on the references only."""
-        banks = self._known.references.banks(synthetic_weight=self._switches.synthetic_weight)
-        rows, columns = self._known.references.grid
-        planted, cells = [], []
-        for image, digest in zip(real, self._known.references.digests, strict=True):
-            for at in range(PLANTED_PER_REFERENCE):
-                spoiled, where = calibration.planted_defect(image, seed=seed_for(self._known.seed, digest, at))
-                planted.append(self._branches().see(spoiled, banks))
-                cells.append(resize_mask(np.where(where, 255, 0).astype(np.uint8), size_px=(rows, columns)) > 0)
-        found: dict[float, float] = {}
-        for strength in self._switches.strengths:
-            self._set(strength=strength)
-            maps = [triplet.branch_map(one.maps) for one in self._against_twins(planted, repair=False)]
-            found[strength] = float(np.mean([calibration.separation(*pair) for pair in zip(maps, cells, strict=True)]))
-        best = max(found, key=lambda strength: (found[strength], -abs(strength - self._spec.strength)))
-        _log.info(
-            "one_to_normal: strength %g of %s",
-            best,
-            ", ".join(f"{strength:g} (separation {value:.3f})" for strength, value in found.items()),
-        )
-        return best
 
     def predict(self, images: Iterable[tuple[str, NDArray[np.uint8]]]) -> Iterator[Prediction]:
         """Judge images; see `explain`."""
@@ -254,7 +189,7 @@ class OneToNormal:
         """Whether the cascade asks for a twin: S_N + S_text are neither clearly usual nor clearly unusual."""
         if self._spec.cascade is None:
             return True
-        alone = sum(self._part(branch, triplet.branch_score(maps)) for branch, maps in one.maps.items())
+        alone = sum(self._known.part(branch, triplet.branch_score(maps)) for branch, maps in one.maps.items())
         low, high = self._spec.cascade
         return bool(low <= float(self._known.alone.standardized(np.array(alone))) <= high)
 
@@ -263,17 +198,15 @@ class OneToNormal:
         rows, columns = self._known.references.grid
         maps, scores, grids = dict(one.maps), {}, {}
         if against is not None:
-            positions = self._known.positions
-            own = against.maps
-            maps["personalized"] = own if positions is None else positions.standardized(own).astype(np.float32)
+            maps["personalized"] = self._known.against_usual(against.maps)
         for branch in self._weights:
             if branch in maps:
                 scores[branch], grids[branch] = triplet.branch_score(maps[branch]), triplet.branch_map(maps[branch])
             else:  # the cascade spared the twin: S_P counts as usual
                 scores[branch] = float(self._known.branches[branch].mean)
                 grids[branch] = np.full((rows, columns), scores[branch], np.float32)
-        score = sum(self._part(branch, value) for branch, value in scores.items())
-        fused = np.sum([self._part(branch, grid) for branch, grid in grids.items()], axis=0, dtype=np.float32)
+        score = sum(self._known.part(branch, value) for branch, value in scores.items())
+        fused = np.sum([self._known.part(branch, grid) for branch, grid in grids.items()], axis=0, dtype=np.float32)
         full = {branch: triplet.full_size(grid, size_px=(height, width)) for branch, grid in grids.items()}
         prediction = Prediction(name, float(score), triplet.full_size(fused, size_px=(height, width)))
         twin = None if against is None else against.twin
@@ -285,7 +218,7 @@ class OneToNormal:
             branch: float(usual[branch].mean + self._spec.threshold_sd * usual[branch].spread)
             for branch in self._weights
         }
-        black = sum(float(self._part(branch, 0.0)) for branch in self._weights)
+        black = sum(float(self._known.part(branch, 0.0)) for branch in self._weights)
         return {**{branch: (0.0, value) for branch, value in white.items()}, "fused": (black, self._known.threshold)}
 
     def check(self, name: str, image: NDArray[np.uint8]) -> None:
@@ -296,17 +229,10 @@ class OneToNormal:
         """
         self._known.references.check_query(name, image)
 
-    def _part(self, branch: Branch, value: float | NDArray[np.float32]) -> float | NDArray[np.float32]:
-        """What a branch adds to the sum: its weight times its value, standardized if fusion is calibrated."""
-        usual = self._known.branches[branch]
-        if self._switches.calibrate_fusion:
-            value = (value - float(usual.mean)) / float(usual.spread)
-        return self._weights[branch] * value
-
-    def _against_twins(self, seen: Sequence[Seen], *, repair: bool = True) -> list[Against]:
+    def _against_twins(self, seen: Sequence[Seen]) -> list[Against]:
         if not seen:
             return []
-        return self._branches().against_twins(seen, self._generator(), strength=self._known.strength, repair=repair)
+        return self._branches().against_twins(seen, self._generator(), strength=self._known.strength, repair=True)
 
     def _branches(self) -> Branches:
         return Branches(self._features, self._spec, self._known.prototypes)
@@ -350,9 +276,6 @@ class OneToNormal:
             "spec": json.dumps(spec, sort_keys=True),
             **{f"open_{key}": text for key, text in self._opening.items()},
         }
-
-    def _set(self, **values: object) -> None:
-        self._state = replace(self._known, **values)  # type: ignore[arg-type]
 
     @property
     def _known(self) -> NormalState:

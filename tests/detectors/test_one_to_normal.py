@@ -259,7 +259,7 @@ def test_the_presets_differ_in_every_switch_and_a_switch_overrides_its_preset() 
 
 
 def test_the_paper_preset_names_what_it_filled_in(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="anosynth.detectors.one_to_normal"):
+    with caplog.at_level(logging.INFO, logger="anosynth.detectors"):
         fitted(branches=["normal"])
     lines = [record.message for record in caplog.records if "paper preset" in record.message]
     assert len(lines) >= 10
@@ -314,9 +314,27 @@ def test_an_adapter_of_another_backbone_is_refused() -> None:
 
 
 def test_the_strength_is_chosen_on_the_references_among_the_candidates(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="anosynth.detectors.one_to_normal"):
+    with caplog.at_level(logging.INFO, logger="anosynth.detectors"):
         built = fitted("best", strengths=(0.1, 0.4), second_pass=False)
     assert built._known.strength in (0.1, 0.4)
-    line = next(record.message for record in caplog.records if "separation" in record.message)
+    line = next(one.message for one in caplog.records if "separation" in one.message)
     values = {float(part.split()[0]): float(part.split()[-1].rstrip(")")) for part in line.split(" of ")[1].split(", ")}
     assert values[built._known.strength] == max(values.values())
+
+
+class Blind(TinyAligned):
+    """An encoder whose text space knows nothing of the picture."""
+
+    def project(self, level: int, patches: np.ndarray) -> np.ndarray:
+        """One direction for every patch."""
+        return np.broadcast_to(np.float32([0.6, 0.8, 0.0]), (*patches.shape[:-1], 3))
+
+
+def test_a_branch_that_cannot_tell_planted_defects_loses_its_weight() -> None:
+    for encoder, blind in ((TinyAligned(), False), (Blind(), True)):
+        changes = {"branches": ["normal", "text"], "weigh_branches": True}
+        built = OneToNormal(encoder, source(), spec=spec(**changes), name="washer", seed=0, opening={})
+        built.fit(normals(), ())
+        weights = built._known.weights
+        assert 0.5 < weights["normal"] <= 1.0
+        assert (weights["text"] == 0.0) == blind
