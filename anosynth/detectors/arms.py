@@ -12,7 +12,7 @@ from anosynth.errors import ParamsError, ShardError
 from anosynth.fingerprint import digest_bytes, digest_pixels, digest_value
 from anosynth.licences import most_restrictive
 from anosynth.params import ArmParams
-from anosynth.samples import Verdict
+from anosynth.samples import Sample, Verdict
 from anosynth.shards.manifest import manifest_bytes, read_manifest
 from anosynth.shards.read import read_rows, read_samples
 
@@ -39,8 +39,8 @@ class ArmData:
 
     Attributes:
         normals, pairs: the images.
-        counts: images by where they come from: "real_normals", "real_pairs", "synthetic_normals", and
-            "pairs_<method>" for every method.
+        counts: images by where they come from: "real_normals", "real_pairs", "synthetic_normals",
+            "round_tripped_normals", and "pairs_<method>" for every method.
         digests: identity of each part, by the same names with the defect type where there is one; equal digests mean
             equal training data.
         licence: the most restrictive licence of all images used.
@@ -71,6 +71,7 @@ class ArmReader:
         real_pairs: Sequence[LabelledImage],
         real_licences: Sequence[str],
         normal_pool: Path,
+        round_trip_pool: Path,
         pair_pools: Sequence[PairPool],
         verdicts: Mapping[str, Verdict],
     ) -> None:
@@ -82,6 +83,8 @@ class ArmReader:
             real_pairs: real anomalous training images with masks.
             real_licences: distinct licences of the real images.
             normal_pool: folder of the synthetic normals.
+            round_trip_pool: folder of the normal shots that went through the generator; copies of the shots by design,
+                so screening does not judge them.
             pair_pools: the category's pools of pairs.
             verdicts: sample id -> what screening said; a sample without one is an error.
         """
@@ -89,6 +92,7 @@ class ArmReader:
         self._real_normals = _real(real_normals, real_licences)
         self._real_pairs = _real(real_pairs, real_licences)
         self._normal_pool = normal_pool
+        self._round_trip_pool = round_trip_pool
         self._pair_pools = tuple(pair_pools)
         self._verdicts = verdicts
         self._read: dict[Path, _Part] = {}
@@ -114,6 +118,8 @@ class ArmReader:
             normals["real_normals"] = self._real_normals
         if arm.synthetic_normals:
             normals["synthetic_normals"] = self._pool(self._normal_pool)
+        if arm.round_tripped_normals:
+            normals["round_tripped_normals"] = self._unscreened(self._round_trip_pool)
         if arm.real_pairs:
             pairs["real_pairs"] = self._real_pairs
         counts.update({key: len(part.images) for key, part in {**normals, **pairs}.items()})
@@ -136,6 +142,12 @@ class ArmReader:
             licence=most_restrictive(licence for part in used.values() for licence in part.licences),
         )
 
+    def _unscreened(self, folder: Path) -> _Part:
+        if folder not in self._read:
+            digest = digest_value({"manifest": digest_bytes(manifest_bytes(read_manifest(folder)))})
+            self._read[folder] = _synthetic(list(read_samples(folder)), digest)
+        return self._read[folder]
+
     def _pool(self, folder: Path) -> _Part:
         if folder not in self._read:
             manifest = read_manifest(folder)
@@ -148,14 +160,24 @@ class ArmReader:
                 )
             kept = [sample_id for sample_id in rows if self._verdicts[sample_id].keep]
             samples = list(read_samples(folder, keep=kept)) if kept else []
-            self._read[folder] = _Part(
-                images=tuple(LabelledImage(s.sample_id, s.image, s.mask, synthetic=True) for s in samples),
-                digest=digest_value({"manifest": digest_bytes(manifest_bytes(manifest)), "kept": kept}),
-                licences=tuple(sorted({s.provenance.licence for s in samples})),
-            )
+            digest = digest_value({"manifest": digest_bytes(manifest_bytes(manifest)), "kept": kept})
+            self._read[folder] = _synthetic(samples, digest)
         return self._read[folder]
 
 
+def _synthetic(samples: Sequence[Sample], digest: str) -> _Part:
+    return _Part(
+        images=tuple(
+            LabelledImage(s.sample_id, s.image, s.mask, synthetic=True, defect=s.spec.defect) for s in samples
+        ),
+        digest=digest,
+        licences=tuple(sorted({s.provenance.licence for s in samples})),
+    )
+
+
 def _real(images: Sequence[LabelledImage], licences: Sequence[str]) -> _Part:
-    pixels = [[digest_pixels(item.image), None if item.mask is None else digest_pixels(item.mask)] for item in images]
-    return _Part(tuple(images), digest_value(pixels), tuple(licences) if images else ())
+    said = [
+        [digest_pixels(item.image), None if item.mask is None else digest_pixels(item.mask), item.defect]
+        for item in images
+    ]
+    return _Part(tuple(images), digest_value(said), tuple(licences) if images else ())

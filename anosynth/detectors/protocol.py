@@ -24,12 +24,14 @@ class LabelledImage:
         image: uint8 RGB [H, W, 3].
         mask: uint8 [H, W] in {0, 255} with foreground and background; None for a normal image.
         synthetic: True if a generator made it.
+        defect: slug of the defect type; None for a normal image, or where nobody asks.
     """
 
     name: str
     image: NDArray[np.uint8]
     mask: NDArray[np.uint8] | None
     synthetic: bool
+    defect: str | None = None
 
     def __post_init__(self) -> None:
         if self.image.dtype != np.uint8 or self.image.ndim != 3 or self.image.shape[2] != 3:

@@ -48,6 +48,7 @@ def reader(pools: Path, seen: dict[str, Verdict], pairs: list[LabelledImage] = P
         real_pairs=pairs,
         real_licences=["CC-BY-4.0"],
         normal_pool=pools / "normals",
+        round_trip_pool=pools / "normals",
         pair_pools=[PairPool("scratch", "perlin", pools / "pairs")],
         verdicts=seen,
     )

@@ -24,6 +24,7 @@ SMALL: dict[str, dict[str, object]] = {
         "num_test_anomalous": 4,
     },
     "features": {"size_px": 64},
+    "aligned": {"size_px": 64},
     "select_shots": {"normal": 4, "anomalous": 2},
     "personalize_normals": {"steps": 4, "batch_size": 2, "prior_images": 2, "checkpoint_every": 2, "log_every": 2},
     "generate_normals": {"n": 6, "shard_rows": 3, "batch_size": 2, "steps": 2},
@@ -48,6 +49,7 @@ SMALL: dict[str, dict[str, object]] = {
         },
     },
     "fit_detector": {"seeds": [0]},
+    "round_trip": {"n": 4, "shard_rows": 2, "batch_size": 2, "steps": 4, "strength": 0.5},
     "measure": {
         "features": {"kind": "embedded", "model": "lite2", "size_px": 64, "levels": [1, 2, 3, 4]},
         "neighbours": 2,
