@@ -90,7 +90,7 @@ class GridParams(Section):
     """What dvc.yaml fans out over."""
 
     categories: list[Slug] = Field(min_length=1, description="products, each with an entry in objects")
-    pairs: dict[str, PairKey] = Field(min_length=1, description="keys are <category>-<defect>-<method>")
+    pairs: dict[str, PairKey] = Field(description="keys are <category>-<defect>-<method>; {} where nothing has masks")
     detectors: list[Slug] = Field(min_length=1, description="what is fitted and evaluated; entries of detectors")
 
     @model_validator(mode="after")

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from anosynth.metrics.detection import image_metrics, pixel_metrics
-from anosynth.metrics.evaluation import METRICS, Evaluation, json_numbers
+from anosynth.metrics.evaluation import METRICS, PIXEL_METRICS, Evaluation, json_numbers
 from anosynth.metrics.failures import PICTURE_HEIGHT_PX, Failure, MostWrong, picture
 
 
@@ -52,6 +54,27 @@ def test_bounds_cover_the_pixel_metrics_and_undefined_values_become_null() -> No
     assert json_numbers({"a": 0.123456789}) == {"a": 0.123457}
 
 
+def test_images_without_a_mask_leave_their_pixel_metrics_undefined_and_all_others_as_they_are() -> None:
+    whole = answers()
+    state = evaluation(
+        (defect, score, found, None if defect == "hole" else mask) for defect, score, found, mask in whole
+    )
+    assert (state.has_masks(), state.has_masks("hole"), state.has_masks("crack")) == (False, False, True)
+    assert state.defects == ("crack", "hole")
+    masked = evaluation(whole)
+    for defect in (None, "hole", "crack"):
+        ours, theirs = state.metrics(max_fpr=0.2, defect=defect), masked.metrics(max_fpr=0.2, defect=defect)
+        assert tuple(ours) == METRICS
+        for name in METRICS:
+            if name in PIXEL_METRICS and defect != "crack":
+                assert np.isnan(ours[name])
+            else:
+                assert ours[name] == theirs[name]
+    assert all(np.isnan(bound) for bound in state.error_bounds(max_fpr=0.2).values())
+    with pytest.raises(ValueError, match="the mask of a normal image is all 0, not missing"):
+        state.add(defect=None, score=0.0, anomaly_map=whole[0][2], mask=None)
+
+
 def failure(path: str, defect: str | None, score: float) -> Failure:
     image = np.full((40, 60, 3), 90, np.uint8)
     mask = np.zeros((40, 60), np.uint8)
@@ -86,3 +109,9 @@ def test_a_picture_shows_image_mask_and_map_side_by_side() -> None:
     assert (drawn[:, :width] == 90).all()
     assert set(np.unique(drawn[:, width + 4 : 2 * width + 4])) == {0, 255}
     assert drawn[0, -1].tolist() == [255, 128, 0]  # half way from black over red and yellow to white
+
+
+def test_a_picture_without_a_mask_is_grey_in_its_place() -> None:
+    drawn = picture(replace(failure("a", "hole", 0.5), mask=None), map_range=(0.0, 1.0))
+    width = round(PICTURE_HEIGHT_PX * 60 / 40)
+    assert set(np.unique(drawn[:, width + 4 : 2 * width + 4])) == {128}
