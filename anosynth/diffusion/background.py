@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anosynth.diffusion.interaction import seeded_linear
+from anosynth.diffusion.interaction import NUM_BRANCHES, seeded_linear
 from anosynth.errors import DataError
 
 if TYPE_CHECKING:
@@ -150,20 +150,49 @@ class BackgroundFeatures:
 
 
 class SeesBackground:
-    """An attention processor that may read a background.
+    """An attention processor that may read a background."""
 
-    Attributes:
-        backgrounds: shared by the processors of one U-Net; None if the adapter knows no backgrounds.
-    """
+    def __init__(
+        self, name: str, reads: BackgroundMap | FoldedBackgroundMap | None, shared: BackgroundFeatures | None
+    ) -> None:
+        """Know one's layer.
 
-    backgrounds: BackgroundFeatures | None
+        Args:
+            name: of the layer.
+            reads: what it makes of a background; None in cross-attention, and where compensation is off.
+            shared: of all processors of one U-Net; None if the adapter knows no backgrounds.
+        """
+        self.name = name
+        self.reads = reads
+        self.shared = shared
+
+    @property
+    def in_background_pass(self) -> bool:
+        """Whether the features that come in are of backgrounds: branch 0 alone, [B, n, c]."""
+        return self.shared is not None and self.shared.recording
+
+    def leave(self, *, before: Tensor, after: Tensor) -> None:
+        """In a background pass: keep what the layer's form reads, its input or its output."""
+        if self.reads is not None and self.shared is not None:
+            self.shared.keep(self.name, before if self.reads.form == "code" else after)
+
+    def compensated(self, features: Tensor) -> Tensor:
+        """What keys and values are made of, [2 B, n, c]: branch 0 with its background, branch 1 as it is.
+
+        Raises:
+            ValueError: if there was no background pass.
+        """
+        if self.reads is None or self.shared is None or self.shared.recording:
+            return features
+        whole, part = features.chunk(NUM_BRANCHES)
+        return torch.cat([self.reads(whole, self.shared.at(self.name)), part])
 
 
 def background_features(unet: UNet2DConditionModel) -> BackgroundFeatures | None:
     """What the processors of a U-Net share; None if no adapter that compensates the background is attached."""
     for processor in unet.attn_processors.values():
         if isinstance(processor, SeesBackground):
-            return processor.backgrounds
+            return processor.shared
     return None
 
 

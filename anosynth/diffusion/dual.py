@@ -211,10 +211,9 @@ def detach(unet: UNet2DConditionModel) -> None:
 class TrainableProcessor(SeesBackground):
     """Attention of both branches with loose LoRAs and the unfolded exchange; gradients flow to the adapter."""
 
-    def __init__(self, name: str, part: DualAttention, backgrounds: BackgroundFeatures | None) -> None:
-        self.name = name
+    def __init__(self, name: str, part: DualAttention, shared: BackgroundFeatures | None) -> None:
+        super().__init__(name, part.background, shared)
         self.part = part
-        self.backgrounds = backgrounds
 
     def __call__(
         self,
@@ -225,39 +224,36 @@ class TrainableProcessor(SeesBackground):
         temb: Tensor | None = None,
     ) -> Tensor:
         """Diffusers' attention hook: [2 B, n, c] -> [2 B, n, c], in a background pass [B, n, c] -> [B, n, c]."""
-        bases, lora = dict(_bases(attn)), cast(Mapping[str, BranchLoRA], self.part.lora)
-        shared, recording = self.backgrounds, self.backgrounds is not None and self.backgrounds.recording
-        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        if self.part.background is not None and shared is not None and not recording:
-            context = _compensated(context, self.part.background, shared.at(self.name))
-        inputs = {"q": hidden_states, "k": context, "v": context}
-        if recording and shared is not None:
-            q, k, v = (lora[name].whole(x, bases[name](x)) for name, x in inputs.items())
-            mixed = _attend(attn, q, k, v, attention_mask)
-            out = lora["out"].whole(mixed, bases["out"](mixed))
-            _leave(shared, self.name, self.part.background, before=hidden_states, after=out)
+        bases, alone = dict(_bases(attn)), self.in_background_pass
+
+        def mapped(name: str, features: Tensor) -> Tensor:
+            lora = cast(BranchLoRA, self.part.lora[name])
+            return (lora.whole if alone else lora)(features, bases[name](features))
+
+        context = self.compensated(hidden_states) if encoder_hidden_states is None else encoder_hidden_states
+        q, k, v = mapped("q", hidden_states), mapped("k", context), mapped("v", context)
+        out = mapped("out", _attend(attn, q, k, v, attention_mask))
+        if alone:
+            self.leave(before=hidden_states, after=out)
             return out
-        q, k, v = (lora[name](x, bases[name](x)) for name, x in inputs.items())
-        mixed = _attend(attn, q, k, v, attention_mask)
-        exchanged: Tensor = self.part.interaction(lora["out"](mixed, bases["out"](mixed)))
+        exchanged: Tensor = self.part.interaction(out)
         return exchanged
 
 
 class MergedProcessor(SeesBackground):
     """Attention of both branches with stacked merged weights and the folded exchange; no gradients."""
 
-    def __init__(self, name: str, attn: Attention, part: DualAttention, backgrounds: BackgroundFeatures | None) -> None:
+    def __init__(self, name: str, attn: Attention, part: DualAttention, shared: BackgroundFeatures | None) -> None:
         weights = {name: cast(BranchLoRA, part.lora[name]).merged(base) for name, base in _bases(attn)}
         biases = {name: base.bias for name, base in _bases(attn)}
         if any(biases[name] is not None for name in ("q", "k", "v")):
             raise BackboneError("the U-Net's q, k, v maps have biases; a Stable Diffusion 1.x topology has none")
-        self.name = name
-        self.backgrounds = backgrounds
-        self.is_cross = attn.is_cross_attention
         dtype = weights["out"].dtype
-        self.background = None if part.background is None else FoldedBackgroundMap(part.background, dtype=dtype)
-        together = not self.is_cross and self.background is None
-        first, rest = (["q", "k", "v"], []) if together else (["q"], ["k", "v"])
+        reads = None if part.background is None else FoldedBackgroundMap(part.background, dtype=dtype)
+        super().__init__(name, reads, shared)
+        self.is_cross = attn.is_cross_attention
+        apart = self.is_cross or reads is not None  # keys and values are made of something else than queries
+        first, rest = (["q"], ["k", "v"]) if apart else (["q", "k", "v"], [])
         self.from_hidden = torch.cat([weights[name] for name in first], dim=1).transpose(1, 2).contiguous()
         self.from_context = (
             torch.cat([weights[name] for name in rest], dim=1).transpose(1, 2).contiguous() if rest else None
@@ -277,8 +273,7 @@ class MergedProcessor(SeesBackground):
         temb: Tensor | None = None,
     ) -> Tensor:
         """Diffusers' attention hook: [2 B, n, c] -> [2 B, n, c], in a background pass [B, n, c] -> [B, n, c]."""
-        shared, recording = self.backgrounds, self.backgrounds is not None and self.backgrounds.recording
-        branches = 1 if recording else NUM_BRANCHES
+        branches = 1 if self.in_background_pass else NUM_BRANCHES
         if self.from_context is None:
             q, k, v = _product(hidden_states, self.from_hidden[:branches], parts=3)
         else:
@@ -286,15 +281,12 @@ class MergedProcessor(SeesBackground):
             if self.is_cross and encoder_hidden_states is not None:
                 k, v = self._keys_and_values(encoder_hidden_states, branches)
             else:
-                context = hidden_states
-                if self.background is not None and shared is not None and not recording:
-                    context = _compensated(context, self.background, shared.at(self.name))
-                k, v = _product(context, self.from_context[:branches], parts=2)
+                k, v = _product(self.compensated(hidden_states), self.from_context[:branches], parts=2)
         mixed = _attend(attn, q, k, v, attention_mask)
         (out,) = _product(mixed, self.to_out[:branches], parts=1)
         out = out if self.out_bias is None else out + self.out_bias
-        if recording and shared is not None:
-            _leave(shared, self.name, self.background, before=hidden_states, after=out)
+        if self.in_background_pass:
+            self.leave(before=hidden_states, after=out)
             return out
         exchanged: Tensor = self.interaction(out)
         return exchanged
@@ -311,25 +303,6 @@ class MergedProcessor(SeesBackground):
 
 def _shared(adapter: DualAdapter) -> BackgroundFeatures | None:
     return None if adapter.shape.background == "off" else BackgroundFeatures()
-
-
-def _compensated(features: Tensor, reads: BackgroundMap | FoldedBackgroundMap, background: Tensor) -> Tensor:
-    """What keys and values are made of: branch 0's features with the background, branch 1's as they are."""
-    whole, part = features.chunk(NUM_BRANCHES)
-    return torch.cat([reads(whole, background), part])
-
-
-def _leave(
-    shared: BackgroundFeatures,
-    name: str,
-    reads: BackgroundMap | FoldedBackgroundMap | None,
-    *,
-    before: Tensor,
-    after: Tensor,
-) -> None:
-    """Keep what the layer's form reads of a background pass; nothing where nobody reads."""
-    if reads is not None:
-        shared.keep(name, before if reads.form == "code" else after)
 
 
 def _version(tensor: Tensor) -> int:
