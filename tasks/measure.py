@@ -12,7 +12,8 @@ from anosynth.layout import Layout
 from anosynth.params import ComputeParams, GridParams, MeasureParams, ScreenParams
 from anosynth.progress import track
 from anosynth.samples import Record, Verdict
-from anosynth.screening.realism import KERNEL, Pictures, Realism, memorization
+from anosynth.screening.ceiling import count_copies, similarity_ceiling
+from anosynth.screening.realism import KERNEL, Pictures, Realism
 from anosynth.seeding import numpy_rng
 from anosynth.shards.manifest import read_manifest
 from anosynth.shards.read import read_rows, read_samples, read_verdicts
@@ -41,6 +42,12 @@ def run(
     judge = Realism(features, measure)
     verdicts = read_verdicts(layout.verdicts(category))
     near = {kind: _shots(shots, kind) for kind in (None, *grid.defects(category))}
+    normals = shots.normal_images()
+    groups = {defect: [shot.record.group for shot in chosen] for defect, chosen in shots.lock.anomalous.items()}
+    ceilings = {
+        defect: similarity_ceiling(near[defect].images, groups.get(defect, ()), others=normals)
+        for defect in grid.defects(category)
+    }
     unseen = {kind: _pictures(shots, _unseen(shots, measure, kind)) for kind in near}
     made: dict[str, tuple[Path, str | None]] = {"normals": (layout.normals(category), None)}
     for key in grid.pair_keys(category):
@@ -55,9 +62,13 @@ def run(
         pools[name] = {
             "samples": read_manifest(folder).rows,
             **judge.compare(kept, reference=unseen[defect], shots=near[defect].images, rng=rng),
-            "memorization": memorization(
-                seen, measure="normal_similarity" if defect is None else "shot_similarity", ceiling=limit
-            ),
+            "memorization": count_copies(
+                seen,
+                measure="normal_similarity" if defect is None else "shot_similarity",
+                gate=limit,
+                duplicate_gate=screen.max_duplicate_similarity,
+                ceiling=None if defect is None else ceilings[defect],
+            ).to_json(),
         }
     floors: dict[str, object] = {}
     for kind, reference in unseen.items():

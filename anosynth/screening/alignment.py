@@ -29,9 +29,24 @@ RIDGE = 1e-3
 
 
 def grey_square(image: NDArray[np.uint8], *, side_px: int) -> NDArray[np.float32]:
-    """Luma of an image of any size at side_px x side_px: area mean when shrinking, bicubic when growing."""
-    how = Image.Resampling.BOX if min(image.shape[:2]) >= side_px else Image.Resampling.BICUBIC
-    return np.asarray(Image.fromarray(image).convert("L").resize((side_px, side_px), how), dtype=np.float32)
+    """Luma of an image of any size at side_px x side_px: area mean when shrinking, bicubic when growing.
+
+    The area mean shares a pixel that lies across a border between both sides, so that a mirrored picture gives the
+    mirrored square. (Pillow's box filter gives such a pixel to one side.)
+    """
+    grey = Image.fromarray(image).convert("L")
+    if min(image.shape[:2]) < side_px:
+        return np.asarray(grey.resize((side_px, side_px), Image.Resampling.BICUBIC), dtype=np.float32)
+    rows, columns = (_shares(size, side_px) for size in image.shape[:2])
+    return np.asarray(rows @ np.asarray(grey, dtype=np.float64) @ columns.T, dtype=np.float32)
+
+
+def _shares(size: int, side_px: int) -> NDArray[np.float64]:
+    """Share of each of `size` pixels in each of `side_px` cells of equal length, [side_px, size], rows sum to 1."""
+    length = size / side_px
+    cells, pixels = np.arange(side_px)[:, None] * length, np.arange(size)[None, :]
+    overlap = np.minimum(cells + length, pixels + 1.0) - np.maximum(cells, pixels)
+    return np.asarray(np.clip(overlap, 0.0, None) / length)
 
 
 def local_structure(grey: NDArray[np.float32]) -> NDArray[np.float32]:

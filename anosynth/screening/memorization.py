@@ -106,6 +106,10 @@ class NearestShot:
             default=Match(-1.0, 0),
         )
 
+    def similarity(self, image: NDArray[np.uint8], *, shot: int) -> float:
+        """Return the similarity of a uint8 RGB image [H, W, 3] to one shot, by its index, in [-1, 1]."""
+        return max((similarity for _, _, similarity in self._registered(image, shot=shot)), default=-1.0)
+
     def _spectra_of(self, square: NDArray[np.float32], others: Sequence[NDArray[np.float32]]) -> NDArray[np.complex64]:
         """Conjugate spectra of a picture at every scale: what is correlated with an image at all shifts.
 
@@ -211,8 +215,8 @@ class PoolSoFar:
         row, half = _row(image, mask), COARSE_PX * COARSE_PX
         images = self._rows[: self._count, :half] @ row[:half]
         if mask is None:
-            return float(images.max())
-        return float(np.minimum(images, self._rows[: self._count, half:] @ row[half:]).max())
+            return min(1.0, float(images.max()))
+        return min(1.0, float(np.minimum(images, self._rows[: self._count, half:] @ row[half:]).max()))
 
     def add(self, image: NDArray[np.uint8], mask: NDArray[np.uint8] | None) -> None:
         """Remember an accepted sample."""

@@ -19,13 +19,11 @@ from anosynth.metrics.clusters import intra_cluster_distance
 from anosynth.metrics.masks import defect_crop, mask_statistics
 from anosynth.metrics.synthesis import kid_lite, manifolds
 from anosynth.params import MeasureParams
-from anosynth.samples import Verdict
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 KERNEL = "(cosine + 1)^3 of mean-pooled features"
-_QUANTILES = (50, 90, 99, 100)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,26 +105,6 @@ class Realism:
             defect_crop(image, mask, margin=margin, min_px=min_px)
             for image, mask in zip(pictures.images, pictures.masks, strict=True)
         ]
-
-
-def memorization(verdicts: Sequence[Verdict], *, measure: str, ceiling: float) -> dict[str, object]:
-    """How close the samples of a pool come to a shot, before any gate: quantiles, and the share above the ceiling.
-
-    Args:
-        verdicts: of the whole pool, refused samples included.
-        measure: which of their measures says so: "shot_similarity" or "normal_similarity".
-        ceiling: the gate's limit.
-    """
-    values = [verdict.measures[measure] for verdict in verdicts if measure in verdict.measures]
-    if not values:
-        return {"samples": 0}
-    quantiles = np.percentile(values, _QUANTILES)
-    return {
-        "samples": len(values),
-        **_numbers({f"p{q}": value for q, value in zip(_QUANTILES, quantiles, strict=True)}),
-        "ceiling": ceiling,
-        "above_ceiling_ratio": round(float(np.mean(np.asarray(values) > ceiling)), 6),
-    }
 
 
 def _numbers(values: Mapping[str, float]) -> dict[str, float | None]:

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import ndimage
 
 from anosynth.screening.alignment import (
@@ -84,3 +85,17 @@ def test_nothing_left_means_no_correlation() -> None:
 def test_any_picture_becomes_a_square(size: tuple[int, int]) -> None:
     image = np.random.default_rng(0).integers(0, 256, size=(*size, 3), dtype=np.uint8)
     assert grey_square(image, side_px=FINE_PX).shape == (FINE_PX, FINE_PX)
+
+
+@pytest.mark.parametrize(("height", "width"), [(96, 101), (70, 130)])
+def test_a_grey_square_is_the_area_mean_and_mirrors_with_its_picture(height: int, width: int) -> None:
+    image = np.random.default_rng(3).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    found = grey_square(image, side_px=32)
+    grey, factor = np.asarray(Image.fromarray(image).convert("L")).astype(float), 32
+    large = np.kron(grey, np.ones((factor, factor)))  # every cell of the square is now a block of whole pixels
+    wanted = large.reshape(32, height, 32, width).mean(axis=(1, 3))
+    np.testing.assert_allclose(found, wanted, atol=1e-3)
+    for turned in (np.s_[:, ::-1], np.s_[::-1]):
+        np.testing.assert_allclose(
+            grey_square(np.ascontiguousarray(image[turned]), side_px=32), found[turned], atol=1e-3
+        )

@@ -7,8 +7,7 @@ import numpy as np
 
 from anosynth.features.lite import LiteFeatures
 from anosynth.params import EmbeddedFeatures, MeasureParams
-from anosynth.samples import Verdict
-from anosynth.screening.realism import Pictures, Realism, memorization
+from anosynth.screening.realism import Pictures, Realism
 from anosynth.seeding import seed_for
 from anosynth.sources.procedural import render
 
@@ -56,13 +55,3 @@ def test_an_empty_pool_and_one_without_masks_say_what_they_can() -> None:
     assert set(found) == {"images", "reference_images", "kid_lite", "manifolds"}
     none_to_compare = judge().compare(normal, reference=Pictures([], []), shots=[], rng=np.random.default_rng(0))
     assert none_to_compare["kid_lite"] == {"value": None, "sd": None}
-
-
-def test_the_share_above_the_ceiling_counts_refused_samples_too() -> None:
-    values = [0.1, 0.5, 0.9, 0.95]
-    verdicts = [Verdict(str(v), "memorized" if v > 0.8 else "", {"shot_similarity": v}) for v in values]
-    found = memorization(verdicts, measure="shot_similarity", ceiling=0.8)
-    assert found["above_ceiling_ratio"] == 0.5
-    assert found["samples"] == 4
-    assert found["p100"] == 0.95
-    assert memorization([Verdict("a", "", {})], measure="shot_similarity", ceiling=0.8) == {"samples": 0}

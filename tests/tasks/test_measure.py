@@ -39,6 +39,8 @@ def test_every_pool_is_measured_beside_the_real_shots(project: Path, capsys: pyt
         shots = 4 if name == "normals" else 2
         assert len(pool["ic_lpips_lite"]["cluster_sizes"]) == shots
         assert sum(pool["ic_lpips_lite"]["cluster_sizes"]) == pool["images"]
+        assert pool["memorization"]["samples"] == POOL_ROWS
+        assert (pool["memorization"]["ceiling"] is None) == (name == "normals")
         assert pool["ic_lpips_lite"]["passes"] <= pool["images"] + shots + shots * 50
     assert "3 pools of washer against held_out real images" in capsys.readouterr().out
     call(measure.run, project, category="washer")
