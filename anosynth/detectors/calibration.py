@@ -126,7 +126,7 @@ def planted_defect(image: NDArray[np.uint8], *, seed: int) -> tuple[NDArray[np.u
 
 
 def separation(values: NDArray[np.floating], where: NDArray[np.bool_]) -> float:
-    """Share of (inside, outside) pairs in which the inside value is the greater one, ties half: AUROC over patches.
+    """Share of (inside, outside) pairs in which the inside value is the greater one, ties half: AUROC.
 
     Args:
         values: any shape.

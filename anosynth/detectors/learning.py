@@ -109,17 +109,18 @@ class Learner:
         scores = {branch: [triplet.branch_score(own[branch]) for own in maps] for branch in self._weights}
         self._set(branches={branch: calibration.usual_score(values) for branch, values in scores.items()})
         if self._switches.weigh_branches:
-            self._set(weights=self._earned_weights(planted))
+            self._set(weights=self._earned_weights(planted, scores))
         parts = {branch: [self._state.part(branch, value) for value in values] for branch, values in scores.items()}
         alone = [branch for branch in self._weights if branch != "personalized"]
         self._set(alone=self._usual_sum(parts, alone))
         whole = self._usual_sum(parts, list(self._weights))
         self._set(threshold=float(whole.mean + self._spec.threshold_sd * whole.spread))
 
-    def _earned_weights(self, planted: list[Planted]) -> dict[Branch, float]:
-        """Each branch's weight times how much better than chance its map tells planted defects from their surroundings.
+    def _earned_weights(self, planted: list[Planted], clean: Mapping[Branch, list[float]]) -> dict[Branch, float]:
+        """Each branch's weight times how much better than chance its score tells spoiled references from clean ones.
 
-        The factor is 2 AUROC - 1 over patches, not below 0; if no branch earns any, all keep their weights.
+        The factor is 2 AUROC - 1 over images, not below 0; if no branch earns any, all keep their weights. Scores and
+        not maps are compared: the second pass draws a map of its own choosing, on normal images as well.
         """
         seen = [dict(one.seen.maps) for one in planted]
         if self._draws:
@@ -127,11 +128,10 @@ class Learner:
                 own["personalized"] = self._state.against_usual(found.maps)
         earned = {}
         for branch in self._weights:
-            told = [
-                calibration.separation(triplet.branch_map(own[branch]), one.cells)
-                for own, one in zip(seen, planted, strict=True)
-            ]
-            earned[branch] = max(0.0, 2.0 * float(np.mean(told)) - 1.0)
+            spoiled = [triplet.branch_score(own[branch]) for own in seen]
+            values = np.array([*spoiled, *clean[branch]])
+            told = calibration.separation(values, np.arange(len(values)) < len(spoiled))
+            earned[branch] = max(0.0, 2.0 * told - 1.0)
         _log.info("one_to_normal: branches earn %s", ", ".join(f"{name} {value:.2f}" for name, value in earned.items()))
         if not any(earned.values()):
             return dict(self._weights)

@@ -149,12 +149,21 @@ class NormalState:
         """S_P's map [n, gh, gw], as a z-score per place and level if it is calibrated."""
         return maps if self.positions is None else self.positions.standardized(maps).astype(np.float32)
 
-    def part(self, branch: Branch, value: float | NDArray[np.float32]) -> float | NDArray[np.float32]:
-        """What a branch adds to the sum: its weight times its value, standardized if the state says so."""
-        if self.standardized:
-            usual = self.branches[branch]
-            value = (value - float(usual.mean)) / float(usual.spread)
-        return self.weights[branch] * value
+    def part(self, branch: Branch, value: float) -> float:
+        """What a branch adds to the score: its weight times its own, standardized if the state says so."""
+        factor, shift = self._line(branch)
+        return factor * value + shift
+
+    def part_map(self, branch: Branch, grid: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What a branch adds to the fused map; see `part`."""
+        factor, shift = self._line(branch)
+        return (factor * grid + shift).astype(np.float32)
+
+    def _line(self, branch: Branch) -> tuple[float, float]:
+        weight, usual = self.weights[branch], self.branches[branch]
+        if not self.standardized:
+            return weight, 0.0
+        return weight / float(usual.spread), -weight * float(usual.mean) / float(usual.spread)
 
     def tensors(self) -> dict[str, NDArray[np.generic]]:
         """The state as named arrays; `from_tensors` is the exact inverse."""

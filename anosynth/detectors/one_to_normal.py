@@ -115,6 +115,11 @@ class OneToNormal:
             for line in presets.filled_in(self._spec):
                 _log.info("one_to_normal, paper preset: %s", line)
             _log.info("one_to_normal, paper preset: the normal states are %s", "; ".join(states))
+            _log.info(
+                "one_to_normal, paper preset: of %d levels S_text takes %s, those that the encoder projects to text",
+                self._features.levels,
+                ", ".join(map(str, self._features.text_levels)),
+            )
         references = self._references(real, [one.image for one in normals if one.synthetic])
         adapter = self._source.read_adapter() if self._draws else None
         usual = calibration.Usual(np.array(0.0), np.array(1.0))
@@ -206,9 +211,10 @@ class OneToNormal:
                 scores[branch] = float(self._known.branches[branch].mean)
                 grids[branch] = np.full((rows, columns), scores[branch], np.float32)
         score = sum(self._known.part(branch, value) for branch, value in scores.items())
-        fused = np.sum([self._known.part(branch, grid) for branch, grid in grids.items()], axis=0, dtype=np.float32)
+        parts = [self._known.part_map(branch, grid) for branch, grid in grids.items()]
+        fused = np.stack(parts).sum(axis=0)
         full = {branch: triplet.full_size(grid, size_px=(height, width)) for branch, grid in grids.items()}
-        prediction = Prediction(name, float(score), triplet.full_size(fused, size_px=(height, width)))
+        prediction = Prediction(name, score, triplet.full_size(fused, size_px=(height, width)))
         twin = None if against is None else against.twin
         return Explanation(prediction, twin, scores, full, self._known.threshold, self._ranges())
 
@@ -218,7 +224,7 @@ class OneToNormal:
             branch: float(usual[branch].mean + self._spec.threshold_sd * usual[branch].spread)
             for branch in self._weights
         }
-        black = sum(float(self._known.part(branch, 0.0)) for branch in self._weights)
+        black = sum(self._known.part(branch, 0.0) for branch in self._weights)
         return {**{branch: (0.0, value) for branch, value in white.items()}, "fused": (black, self._known.threshold)}
 
     def check(self, name: str, image: NDArray[np.uint8]) -> None:

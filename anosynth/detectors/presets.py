@@ -24,7 +24,7 @@ class Switches:
             the VAE loses counts for nothing.
         calibrate_positions: S_P becomes a z-score against the twins of the references, per place and level.
         calibrate_fusion: each branch is standardized by its leave-one-out scores on the references before it is added.
-        weigh_branches: a branch counts as much as its map tells planted defects from the rest of the references.
+        weigh_branches: a branch counts as much as its score tells references with planted defects from clean ones.
         strengths: candidates of r; the one under which planted defects stand out most from the references is taken.
             Empty: r is `strength`.
         second_pass: the most suspicious part is drawn again, from more noise, and the rest of the latents kept.

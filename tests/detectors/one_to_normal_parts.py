@@ -38,8 +38,9 @@ def source() -> TwinSource:
 
 
 def spec(preset: str = "paper", **changes: object) -> OneToNormalSpec:
-    """A spec with few steps."""
-    given = {"kind": "one_to_normal", "arms": ["real"], "preset": preset, "steps": 10, "guidance": 1.0, **changes}
+    """A spec with few steps and one strength."""
+    few = {"steps": 10, "guidance": 1.0, "strengths": ()}
+    given = {"kind": "one_to_normal", "arms": ["real"], "preset": preset, **few, **changes}
     return OneToNormalSpec.model_validate(given)
 
 
