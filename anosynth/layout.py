@@ -81,6 +81,10 @@ class Layout:
         """Folder of metrics and scores of one detector on the real test images."""
         return self.root / "results" / "evaluate" / category / detector
 
+    def classification(self, category: str) -> Path:
+        """Folder of the defect-type classifiers of one category and what they earned."""
+        return self.root / "results" / "classify" / category
+
     def measures(self, category: str) -> Path:
         """How real and how varied the pools of one category are."""
         return self.root / "results" / "measure" / f"{category}.json"

@@ -485,6 +485,9 @@ class DualAnoDiffMethod(Section):
     rank: int = Field(16, ge=1, le=512, description="of each branch's LoRA (paper: 32)")
     alpha: float = Field(16.0, gt=0.0, description="LoRA scale is alpha / rank")
     inner: int = Field(32, ge=1, le=4096, description="width of the bottleneck; mode paper ignores it")
+    background: Literal["off", "paper", "code"] = Field(
+        "off", description="form of background compensation; for objects on a ground, not for surfaces; costs a pass"
+    )
     half_precision: bool = Field(default=True, description="adapters are kept as float16")
     shared: bool = Field(
         default=False, description="one adapter for all defect types of the category; the prompt chooses"
@@ -609,6 +612,35 @@ class PatchCoreSpec(Section):
     arms: list[Slug] = Field(min_length=1)
     coreset_ratio: PositiveFraction = 0.1
     neighbours: int = Field(9, ge=1)
+    synthetic_weight: PositiveFraction = Field(
+        1.0, description="of a generated patch in the bank; its distance is divided by it; 1: both count alike"
+    )
+
+
+class PaDiMSpec(Section):
+    """PaDiM (Defard et al. 2020) on the project's features: a Gaussian per position, so for aligned images."""
+
+    kind: Literal["padim"]
+    arms: list[Slug] = Field(min_length=1)
+    channels: int = Field(50, ge=1, le=2048, description="randomly chosen; the paper takes 100 (ResNet-18) or 550")
+    shrinkage: Fraction = Field(0.5, description="share of the covariance common to all positions; paper: 0")
+    ridge: float = Field(0.01, gt=0.0, le=10.0, description="added to variances, as a share of the features' variance")
+    synthetic_weight: PositiveFraction = Field(1.0, description="what a generated image counts beside a real one's 1")
+
+
+class WinClipSpec(Section):
+    """WinCLIP+ (Jeong et al. 2023) on the aligned encoders: windows against text and against normal windows."""
+
+    kind: Literal["winclip"]
+    arms: list[Slug] = Field(min_length=1)
+    windows: tuple[Annotated[int, Field(ge=2, le=64)], ...] = Field(
+        (2, 3), min_length=1, description="sides in patches; single patches and the whole image come on top"
+    )
+    max_rows: int = Field(2048, ge=1, description="windows kept of real, and of generated, images: per level and size")
+    text_weight: Fraction = Field(0.5, description="of text beside association; paper: 0.5; 0: association alone")
+    synthetic_weight: PositiveFraction = Field(
+        1.0, description="of a generated window in the bank; its distance is divided by it; 1: both count alike"
+    )
 
 
 class AugmentParams(Section):
@@ -694,7 +726,9 @@ class OneToNormalSpec(Section):
         return self
 
 
-DetectorSpec = Annotated[PatchCoreSpec | UNetSpec | OneToNormalSpec, Field(discriminator="kind")]
+DetectorSpec = Annotated[
+    PatchCoreSpec | PaDiMSpec | WinClipSpec | UNetSpec | OneToNormalSpec, Field(discriminator="kind")
+]
 
 
 class ArmParams(Section):
@@ -714,6 +748,16 @@ class FitDetectorParams(Section):
 
     seeds: list[int] = Field(min_length=1)
     normals: Literal["shots", "train"] = Field(description="real normals: the k shots, or all of role train")
+
+
+class ClassifyParams(Section):
+    """The defect-type classifier: a linear head on the features of an image's least normal patches."""
+
+    arms: list[Slug] = Field(min_length=1)
+    patch_ratio: PositiveFraction = Field(0.02, description="share of an image's patches that describe its defect")
+    l2: float = Field(0.01, gt=0.0, le=1e3, description="penalty on the weights of the standardized features")
+    views: int = Field(4, ge=1, le=8, description="turns and mirror images of every training image, itself included")
+    synthetic_ratio: Fraction = Field(0.5, description="share of a class's weight on its synthetic images")
 
 
 class EvaluateParams(Section):
@@ -768,6 +812,7 @@ class Params(Section):
     arms: dict[Slug, ArmParams]
     detectors: dict[Slug, DetectorSpec]
     fit_detector: FitDetectorParams
+    classify: ClassifyParams
     evaluate: EvaluateParams
     promote: PromoteParams = PromoteParams()
     report: ReportParams
@@ -781,6 +826,7 @@ class Params(Section):
             ("grid.pairs", sorted(methods), "methods", set(self.methods)),
         ]
         mentions += [(f"detectors.{key}.arms", one.arms, "arms", set(self.arms)) for key, one in self.detectors.items()]
+        mentions += [("classify.arms", self.classify.arms, "arms", set(self.arms))]
         mentions += [(f"arms.{key}.methods", arm.methods, "grid.pairs", methods) for key, arm in self.arms.items()]
         unknown = [
             f"{where}: {name!r} is not in {section}; there: {', '.join(sorted(allowed))}"

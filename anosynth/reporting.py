@@ -1,4 +1,4 @@
-"""From result files to the report: spreads over seeds, gains over the real arm, Markdown tables, plot data.
+"""From results to the report: the verdict, spreads over seeds, intervals, Markdown tables, plot data.
 
 Nothing here reads or writes a file. What is missing or undefined is shown as a dash, never as 0.
 """
@@ -10,9 +10,10 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from anosynth.comparison import ArmComparison, Bounded, arms_in_order
+from anosynth.promotion import Promotion
 from anosynth.results import Result, SeedMetrics
 
-BASE_ARM = "real"
 DASH = "–"
 METRIC_NAMES = {
     "image_auroc": "image AUROC",
@@ -23,8 +24,9 @@ METRIC_NAMES = {
     "pixel_f1_max": "pixel F1-max",
     "aupro": "AUPRO",
 }
-# Below this many seeds a standard deviation is shown and no interval is claimed.
-MIN_SEEDS_FOR_INTERVAL = 5
+# Below so many groups, or anomalous images, the verdict does not answer.
+MIN_GROUPS = 5
+MIN_ANOMALOUS = 10
 SCORE_BINS = 30
 
 
@@ -113,23 +115,97 @@ def gain(seeds: SeedMetrics, base: SeedMetrics, metric: str) -> Spread:
     return spread(_differences(seeds, base, metric))
 
 
-def detection_json(results: Sequence[Result]) -> dict[str, object]:
-    """Numbers for `dvc metrics`: category -> detector -> arm -> metric -> mean, sd; null where undefined."""
+def verdict(compared: Sequence[ArmComparison], *, metric: str, baseline: str) -> str:
+    """Answer the report's question, one sentence per category, from the test images.
+
+    An arm helps if the interval of its gain lies above zero, at the confidence that holds for all arms of its detector
+    at once.
+
+    Args:
+        compared: every arm of every detector on every category.
+        metric: the primary one.
+        baseline: name of the base arm.
+    """
+    categories = dict.fromkeys(one.category for one in compared)
+    if not categories:
+        return "Nothing was evaluated."
+    return " ".join(
+        _category_verdict(category, [one for one in compared if one.category == category], metric, baseline)
+        for category in categories
+    )
+
+
+def _category_verdict(category: str, arms: Sequence[ArmComparison], metric: str, baseline: str) -> str:
+    rivals = [one for one in arms if one.gains]
+    if not rivals:
+        return f"On {category} there is nothing to compare: no detector has the arm {baseline} and another one."
+    first, name = rivals[0], METRIC_NAMES[metric]
+    if first.num_groups < MIN_GROUPS or first.num_anomalous < MIN_ANOMALOUS:
+        return (
+            f"On {category} there is insufficient data: {first.num_groups} groups with {first.num_anomalous} anomalous "
+            f"images; at least {MIN_GROUPS} and {MIN_ANOMALOUS} are needed."
+        )
+    best = max(rivals, key=lambda one: _low(one.guarded[metric]))
+    over = "real shots only" if baseline == "real" else f"the arm {baseline}"
+    ground = f"on {best.num_groups} groups of test images and {_counted(best.num_seeds, 'training seed')}"
+    gain = best.guarded[metric].text(signed=True).replace("+", "", 1)
+    if _low(best.guarded[metric]) > 0.0:
+        rest = f", the surest of {len(rivals)} comparisons" if len(rivals) > 1 else ""
+        return f"On {category}, + {best.arm} improves {name} of {best.detector} by {gain} over {over}, {ground}{rest}."
+    harmed = sum(_high(one.guarded[metric]) < 0.0 for one in rivals)
+    tail = f"; {harmed} of them lower it beyond doubt" if harmed else ""
+    nearest = f"the nearest is + {best.arm} of {best.detector} with {best.guarded[metric].text(signed=True)}"
+    return (
+        f"On {category} no arm helps: none of {_counted(len(rivals), 'comparison')} with {over} shows a gain in {name} "
+        f"above zero, {ground}; {nearest}{tail}."
+    )
+
+
+def _low(bounded: Bounded) -> float:
+    return -math.inf if bounded.low is None else bounded.low
+
+
+def _high(bounded: Bounded) -> float:
+    return math.inf if bounded.high is None else bounded.high
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def detection_json(results: Sequence[Result], compared: Sequence[ArmComparison]) -> dict[str, object]:
+    """Numbers for `dvc metrics`: category -> detector -> arm -> metric -> mean, sd, low, high; null where undefined."""
+    levels = {(one.category, one.detector, one.arm): one.levels for one in compared}
     return _nested(
-        (one, arm, _numbers({metric: over_seeds(seeds, metric) for metric in METRIC_NAMES}))
+        (
+            one,
+            arm,
+            _numbers(
+                {metric: over_seeds(seeds, metric) for metric in METRIC_NAMES},
+                levels.get((one.category, one.detector, arm), {}),
+            ),
+        )
         for one in results
         for arm, seeds in _by_arm(one)
     )
 
 
-def gains_json(results: Sequence[Result]) -> dict[str, object]:
-    """Like `detection_json`, for the paired differences to the real arm; empty where there is no real arm."""
+def gains_json(results: Sequence[Result], compared: Sequence[ArmComparison], *, baseline: str) -> dict[str, object]:
+    """Like `detection_json`, for the paired differences to the base arm; empty where there is no base arm."""
+    gains = {(one.category, one.detector, one.arm): one.gains for one in compared}
     return _nested(
-        (one, arm, _numbers({metric: gain(seeds, one.metrics[BASE_ARM], metric) for metric in METRIC_NAMES}))
+        (
+            one,
+            arm,
+            _numbers(
+                {metric: gain(seeds, one.metrics[baseline], metric) for metric in METRIC_NAMES},
+                gains.get((one.category, one.detector, arm), {}),
+            ),
+        )
         for one in results
-        if BASE_ARM in one.metrics
+        if baseline in one.metrics
         for arm, seeds in _by_arm(one)
-        if arm != BASE_ARM
+        if arm != baseline
     )
 
 
@@ -150,23 +226,21 @@ def pools_json(pools: Sequence[PoolCount]) -> dict[str, object]:
     return dict(found)
 
 
-def arms_plot(results: Sequence[Result], *, metric: str) -> list[dict[str, object]]:
-    """Rows for a plot of one metric by arm: panel, arm, mean, low and high (one sd away)."""
+def arms_plot(compared: Sequence[ArmComparison], *, metric: str) -> list[dict[str, object]]:
+    """Rows for a plot of one metric by arm: panel, arm, mean over seeds, ends of its interval over groups."""
     rows: list[dict[str, object]] = []
-    for one in results:
-        for arm, seeds in _by_arm(one):
-            value = over_seeds(seeds, metric)
-            if value.mean is not None:
-                reach = value.sd or 0.0
-                rows.append(
-                    {
-                        "panel": f"{one.category}, {one.detector}",
-                        "arm": arm,
-                        "value": round(value.mean, 6),
-                        "low": round(value.mean - reach, 6),
-                        "high": round(value.mean + reach, 6),
-                    }
-                )
+    for one in compared:
+        value = one.levels["group"][metric]
+        if value.value is not None:
+            rows.append(
+                {
+                    "panel": f"{one.category}, {one.detector}",
+                    "arm": one.arm,
+                    "value": value.value,
+                    "low": value.value if value.low is None else value.low,
+                    "high": value.value if value.high is None else value.high,
+                }
+            )
     return rows
 
 
@@ -190,9 +264,13 @@ def score_histogram(scores: Sequence[float], labels: Sequence[int]) -> list[tupl
 def markdown(
     *,
     results: Sequence[Result],
+    compared: Sequence[ArmComparison],
+    decisions: Sequence[Promotion],
     pools: Sequence[PoolCount],
     shots: Sequence[ShotsUsed],
     primary: str,
+    baseline: str,
+    confidence: float,
     source: str,
     backbone: str,
     features: str,
@@ -201,48 +279,59 @@ def markdown(
 
     Args:
         results: every detector on every category.
+        compared: the same with intervals.
+        decisions: what the gate says.
         pools: every synthetic pool.
         shots: the real shots of every category.
         primary: the metric that the comparison is about.
+        baseline: name of the base arm.
+        confidence: of the intervals.
         source: one phrase: what the real images are.
         backbone: one phrase: what drew the normals.
         features: one phrase: the patch features.
     """
     blocks = [
         "# Does it help?",
+        f"**{verdict(compared, metric=primary, baseline=baseline)}**",
         f"Real images: {source}. Generated normals: {backbone}. Patch features: {features}. "
         "Every number below was measured on real test images that no generator, gate or detector has seen. "
         f"AUPRO is integrated to a false-positive rate of {_limits(results)} over 8-connected regions; maps are "
         "compared with the masks at the original image size.",
-        _seeds_sentence(results),
+        intervals_sentence(compared, confidence=confidence),
     ]
     for used in shots:
         mine = [one for one in results if one.category == used.category]
         blocks.append(f"## {used.category}")
         blocks.append(_data_paragraph(used, mine))
-        blocks.append(_metric_table(mine))
-        blocks += _gain_section(mine, primary)
+        ours = [one for one in compared if one.category == used.category]
+        blocks.append(_metric_table(mine, ours))
+        blocks += _gain_section(ours, primary, baseline)
+        blocks += _threshold_section(mine)
+        blocks += _gate_section([one for one in decisions if one.category == used.category])
         blocks += _defect_section(mine, primary)
         blocks += _pool_section([pool for pool in pools if pool.category == used.category])
     return "\n\n".join(blocks) + "\n"
 
 
-def _seeds_sentence(results: Sequence[Result]) -> str:
-    counts = {len(seeds) for one in results for seeds in one.metrics.values()}
+def intervals_sentence(compared: Sequence[ArmComparison], *, confidence: float) -> str:
+    """Say what the brackets mean, and what they do not cover."""
+    counts = {one.num_seeds for one in compared}
     if not counts:
         return "Nothing was evaluated."
     least, most = min(counts), max(counts)
     number = f"{least}" if least == most else f"{least} to {most}"
-    text = f"{number} {'seed' if most == 1 else 'seeds'} per arm"
-    if least == 1:
-        return f"{text}: not even a spread can be given for one seed; do not read differences as effects."
-    spread_text = f"{text}: ± is the standard deviation over seeds (weights, batches, coreset)"
-    if least < MIN_SEEDS_FOR_INTERVAL:
-        return (
-            f"{spread_text}; no interval is claimed. It says nothing about other shots or other test images, "
-            "so a difference within it is no finding."
-        )
-    return f"{spread_text}. It says nothing about other shots or other test images; no interval is claimed."
+    text = (
+        f"{number} training {'seed' if most == 1 else 'seeds'} per arm; [low, high] is a {100 * confidence:g} % "
+        "interval over groups of test images"
+    )
+    if most == 1:
+        text += ": it says nothing about other training runs"
+    elif least > 1:
+        text += " and training seeds (weights, batches, coreset)"
+    return (
+        f"{text}; it says nothing about other shots. Differences are paired by group and seed. No brackets: groups do "
+        "not vary, or a metric needs a single one of them."
+    )
 
 
 def _limits(results: Sequence[Result]) -> str:
@@ -266,39 +355,68 @@ def _data_paragraph(used: ShotsUsed, results: Sequence[Result]) -> str:
     return " ".join(parts)
 
 
-def _metric_table(results: Sequence[Result]) -> str:
+def _metric_table(results: Sequence[Result], compared: Sequence[ArmComparison]) -> str:
+    trained = {(one.detector, arm): data.counts for one in results for arm, data in one.trained_on.items()}
     rows = [
-        [one.detector, arm, _trained_text(one.trained_on[arm].counts)]
-        + [over_seeds(seeds, metric).text() for metric in METRIC_NAMES]
-        for one in results
-        for arm, seeds in _by_arm(one)
+        [one.detector, one.arm, trained_text(trained[one.detector, one.arm])]
+        + [one.levels["group"][metric].text() for metric in METRIC_NAMES]
+        for one in compared
     ]
     return table(["detector", "arm", "fitted on", *METRIC_NAMES.values()], rows)
 
 
-def _trained_text(counts: Mapping[str, int]) -> str:
+def trained_text(counts: Mapping[str, int]) -> str:
+    """`8 real normals, 4 real pairs`."""
     return ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()) or DASH
 
 
-def _gain_section(results: Sequence[Result], primary: str) -> list[str]:
-    rows = []
-    for one in results:
-        base = one.metrics.get(BASE_ARM)
-        for arm, seeds in _by_arm(one):
-            if base is None or arm == BASE_ARM:
-                continue
-            differences = [value for value in _differences(seeds, base, primary) if value is not None]
-            higher = sum(value > 0 for value in differences)
-            rows.append(
-                [one.detector, arm]
-                + [gain(seeds, base, metric).text(signed=True) for metric in (primary, *_others(primary))]
-                + [f"{higher} of {len(differences)}"]
-            )
+def _gain_section(compared: Sequence[ArmComparison], primary: str, baseline: str) -> list[str]:
+    metrics = (primary, *_others(primary))
+    rows = [
+        [one.detector, one.arm]
+        + [one.gains["group"][metric].text(signed=True) for metric in metrics]
+        + [one.guarded[primary].text(signed=True)]
+        for one in compared
+        if one.gains
+    ]
     if not rows:
         return []
-    names = [METRIC_NAMES[metric] for metric in (primary, *_others(primary))]
-    head = ["detector", "arm", *names, f"seeds with higher {METRIC_NAMES[primary]}"]
-    return [f"### Gain over the arm `{BASE_ARM}`, paired by seed", table(head, rows)]
+    names = [METRIC_NAMES[metric] for metric in metrics]
+    head = ["detector", "arm", *names, f"{METRIC_NAMES[primary]}, all arms at once"]
+    return [f"### Gain over the arm `{baseline}`", table(head, rows)]
+
+
+def threshold_rows(results: Sequence[Result]) -> list[list[str]]:
+    """Rows about thresholds chosen on validation images: detector, arm, image or pixel, test F1, precision, recall."""
+    rows = []
+    for one in results:
+        for arm in arms_in_order(one):
+            for kind in ("image", "pixel"):
+                found = [at[kind] for at in one.at_thresholds.get(arm, {}).values() if kind in at]
+                figures = [spread(getattr(at, name) for at in found) for name in ("f1", "precision", "recall")]
+                if found:
+                    rows.append([one.detector, arm, kind, *(figure.text() for figure in figures)])
+    return rows
+
+
+def _threshold_section(results: Sequence[Result]) -> list[str]:
+    rows = threshold_rows(results)
+    if not rows:
+        return [
+            "No threshold was chosen: there are no validation images of both kinds, and test images choose nothing."
+        ]
+    head = ["detector", "arm", "of", "test F1", "test precision", "test recall"]
+    return [
+        "### At the threshold with the greatest F1 on the validation images (± standard deviation over seeds)",
+        table(head, rows),
+    ]
+
+
+def _gate_section(decisions: Sequence[Promotion]) -> list[str]:
+    if not decisions:
+        return []
+    rows = [[one.detector, one.arm, one.decision, one.reason] for one in decisions]
+    return ["### The gate, on validation images", table(["detector", "arm", "answer", "reason"], rows)]
 
 
 def _others(primary: str) -> tuple[str, ...]:
@@ -347,10 +465,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _by_arm(one: Result) -> list[tuple[str, SeedMetrics]]:
-    """Arms with their metrics in the order of params.yaml (JSON keeps names in alphabetical order)."""
-    order = one.spec.get("arms")
-    names = list(order) if isinstance(order, Sequence) else []
-    return sorted(one.metrics.items(), key=lambda item: names.index(item[0]) if item[0] in names else len(names))
+    return [(arm, one.metrics[arm]) for arm in arms_in_order(one)]
 
 
 def _differences(seeds: SeedMetrics, base: SeedMetrics, metric: str) -> list[float | None]:
@@ -361,14 +476,19 @@ def _differences(seeds: SeedMetrics, base: SeedMetrics, metric: str) -> list[flo
     return found
 
 
-def _numbers(spreads: Mapping[str, Spread]) -> dict[str, object]:
-    return {
-        metric: {
+def _numbers(
+    spreads: Mapping[str, Spread], bounded: Mapping[str, Mapping[str, Bounded]]
+) -> dict[str, dict[str, float | None]]:
+    found: dict[str, dict[str, float | None]] = {}
+    for metric, value in spreads.items():
+        found[metric] = {
             "mean": None if value.mean is None else round(value.mean, 6),
             "sd": None if value.sd is None else round(value.sd, 6),
         }
-        for metric, value in spreads.items()
-    }
+        for unit, suffix in (("group", ""), ("image", "_by_image")):
+            one = bounded.get(unit, {}).get(metric, Bounded(None, None, None))
+            found[metric] |= {f"low{suffix}": one.low, f"high{suffix}": one.high}
+    return found
 
 
 def _nested(rows: Iterable[tuple[Result, str, object]]) -> dict[str, object]:

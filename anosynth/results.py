@@ -124,6 +124,10 @@ class LeftOutTable:
         for row in sorted(rows, key=lambda row: row.name):
             self._rows.setdefault((row.arm, row.seed, row.unit), []).append(row)
 
+    def rows(self) -> list[LeftOutRow]:
+        """All rows, by fit, unit and name."""
+        return [row for rows in self._rows.values() for row in rows]
+
     def values(self, arm: str, seeds: Sequence[str], *, unit: Unit, metric: str) -> NDArray[np.float64]:
         """Return one metric, float64 [S, G]: a row per seed, a column per group or image (one if nothing is left out).
 

@@ -22,7 +22,7 @@ from tasks._bind import bind
 
 REPOSITORY = Path(__file__).parent.parent.parent
 GATE = "check_params"
-NUM_STAGES = 14
+NUM_STAGES = 15
 OUTSIDE_THE_GRAPH = {"pretrain_backbone"}
 NO_STAGE_OUTPUT = {"promotion", "params", "store_url", "pretrain_recipe", "pretraining"}
 

@@ -40,6 +40,7 @@ def result(detector: str, metrics: dict[str, dict[str, dict[str, float | None]]]
         spec={},
         normals="train",
         aupro_max_fpr=0.3,
+        role="test",
         test_images={"normal": 1, "pitting": 1},
         test_groups=1,
         test_licences=["CC-BY-SA-4.0"],
@@ -47,6 +48,7 @@ def result(detector: str, metrics: dict[str, dict[str, dict[str, float | None]]]
         metrics=metrics,
         by_defect={},
         error_bounds={},
+        at_thresholds={},
     )
 
 

@@ -13,7 +13,7 @@ from anosynth.errors import BackboneError, DataError
 from anosynth.features.lite import LiteFeatures
 from anosynth.layout import Layout
 from anosynth.metrics.detection import image_metrics, pixel_metrics
-from anosynth.results import read_result
+from anosynth.results import read_left_out, read_result
 from anosynth.sources.index import IndexEntry, IndexImages, write_index
 from anosynth.sources.lock import read_lock, write_lock
 from tasks import evaluate, fit_detector, index
@@ -77,7 +77,69 @@ def test_two_runs_give_equal_files(project: Path) -> None:
     call(evaluate.run, project, category="washer", detector="patchcore")
     second = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert first == second
-    assert len(first) == 3 + 2 * 9  # per arm: 4 false alarms, 4 misses and their list
+    assert len(first) == 4 + 4 + 2 * 9  # test, val, and per arm: 4 false alarms, 4 misses and their list
+
+
+def test_thresholds_are_chosen_on_the_validation_images_and_measured_on_the_test_images(measured: Path) -> None:
+    folder = Layout(measured).evaluation("washer", "patchcore")
+    roles = {record.sha256: record.role for record in IndexImages(Layout(measured).index("washer")).records}
+    val = pq.read_table(folder / "val" / "scores.parquet").to_pylist()
+    test = pq.read_table(folder / "scores.parquet").to_pylist()
+    assert {roles[row["id"]] for row in val} == {"val"}
+    assert {roles[row["id"]] for row in test} == {"test"}
+    checked = 0
+    for arm, seeds in read_result(folder / "metrics.json").at_thresholds.items():
+        mine = [row for row in val if row["arm"] == arm]
+        best = max(_f1(mine, row["score"]) for row in mine)
+        found = seeds["0"]["image"]
+        assert _f1(mine, found.threshold) == pytest.approx(best)
+        assert found.f1 == pytest.approx(_f1([row for row in test if row["arm"] == arm], found.threshold))
+        assert 0.0 <= (seeds["0"]["pixel"].f1 or 0.0) <= 1.0
+        checked += 1
+    assert checked == 2
+    assert read_result(folder / "val" / "metrics.json").role == "val"
+
+
+def _f1(rows: list[dict[str, float]], threshold: float) -> float:
+    flagged = [row for row in rows if row["score"] >= threshold]
+    return 2 * sum(row["label"] for row in flagged) / (len(flagged) + sum(row["label"] for row in rows))
+
+
+def test_leave_one_out_values_are_the_metrics_without_each_group(measured: Path) -> None:
+    folder = Layout(measured).evaluation("washer", "patchcore")
+    table = read_left_out(folder / "left_out.parquet")
+    rows = [row for row in pq.read_table(folder / "scores.parquet").to_pylist() if row["arm"] == "real"]
+    groups = sorted({row["group"] for row in rows})
+    found = table.values("real", ["0"], unit="group", metric="image_auroc")
+    assert found.shape == (1, len(groups)) == (1, 8)
+    for at, group in enumerate(groups):
+        rest = [row for row in rows if row["group"] != group]
+        scores, labels = np.array([row["score"] for row in rest]), np.array([row["label"] > 0 for row in rest])
+        assert found[0, at] == pytest.approx(image_metrics(scores, labels).auroc, nan_ok=True)
+    assert np.array_equal(found, table.values("real", ["0"], unit="image", metric="image_auroc"), equal_nan=True)
+    whole = table.values("real", ["0"], unit="nothing", metric="pixel_ap")
+    value = read_result(folder / "metrics.json").metrics["real"]["0"]["pixel_ap"]
+    assert whole == pytest.approx(np.array([[value]]), abs=0.05)
+
+
+def test_a_source_without_validation_images_chooses_no_threshold(project: Path) -> None:
+    layout = Layout(project)
+    table = {row["path"]: row for row in pq.read_table(layout.index("washer")).to_pylist()}
+    kept = [record for record in IndexImages(layout.index("washer")).records if record.role != "val"]
+    write_index(
+        layout.index("washer"),
+        [IndexEntry(record, table[record.path]["image"], table[record.path]["mask"]) for record in kept],
+    )
+    lock = read_lock(layout.shots("washer"))
+    paths = {record.path for record in kept}
+    sealed = tuple(one for one in lock.sealed if one.path in paths)
+    write_lock(
+        type(lock)(lock.category, lock.method, lock.seed, lock.normal, lock.anomalous, sealed), layout.shots("washer")
+    )
+    call(evaluate.run, project, category="washer", detector="patchcore")
+    folder = layout.evaluation("washer", "patchcore")
+    assert not (folder / "val").exists()
+    assert read_result(folder / "metrics.json").at_thresholds == {"real": {"0": {}}, "normals": {"0": {}}}
 
 
 def test_the_most_wrong_images_are_kept_as_pictures(measured: Path) -> None:
