@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from anosynth.comparison import Bounded
 from anosynth.report_page.markup import text
 
-WIDTH, ROW, LEFT, RIGHT = 520, 30, 150, 20
+WIDTH, ROW, LEFT, RIGHT = 400, 30, 110, 20
+# A gain axis is never narrower, so that a hair of a gain looks like one.
+LEAST_GAIN = 0.05
 PLOT = 240
 SERIES = 8
 
@@ -18,7 +20,7 @@ def intervals(rows: Sequence[tuple[str, Bounded]], *, title: str, zero: bool) ->
     if not known:
         return ""
     ends = [end for one in known for end in (one.low, one.high, one.value) if end is not None]
-    low, high = (min(0.0, *ends), max(0.0, *ends)) if zero else (0.0, 1.0)
+    low, high = (min(-LEAST_GAIN, *ends), max(LEAST_GAIN, *ends)) if zero else (0.0, 1.0)
     span = (high - low) or 1.0
     low, high = (low - 0.05 * span, high + 0.05 * span) if zero else (low, high)
 
@@ -47,7 +49,7 @@ def curves(lines: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], *, 
     """Draw precision over recall: series -> seed -> (recall, precision), one line each."""
     if not any(points for seeds in lines.values() for points in seeds.values()):
         return ""
-    size, edge = PLOT, 34
+    size, edge = PLOT, 48
     parts = _axes(size, edge, "recall", "precision")
     for at, seeds in enumerate(lines.values()):
         for points in seeds.values():
@@ -102,7 +104,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= 20 else f"{name[:19]}…"
+    return name if len(name) <= 15 else f"{name[:14]}…"
 
 
 def _figure(parts: Sequence[str], width: int, height: int, title: str, said: str, *, keys: Sequence[str] = ()) -> str:

@@ -32,11 +32,19 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str, r
     lines = []
     for row in rows:
         first = "".join(f'<th scope="row">{text(cell)}</th>' for cell in row[:row_heads])
-        lines.append(f"<tr>{first}{''.join(f'<td>{text(cell)}</td>' for cell in row[row_heads:])}</tr>")
+        lines.append(f"<tr>{first}{''.join(f'<td>{_number(cell)}</td>' for cell in row[row_heads:])}</tr>")
     return (
         f'<div class="wide" role="region" tabindex="0" aria-label="{text(caption)}"><table><caption>{text(caption)}'
         f"</caption><thead><tr>{cells}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
     )
+
+
+def _number(cell: str) -> str:
+    """A value with its interval below it; anything else as it is."""
+    value, bracket, interval = cell.partition(" [")
+    if not bracket or not interval.endswith("]") or " " in value:
+        return text(cell)
+    return f'{text(value)} <span class="interval">[{text(interval)}</span>'
 
 
 def photo(image: NDArray[np.uint8], *, alt: str, size_px: int = THUMBNAIL_PX) -> str:

@@ -176,17 +176,18 @@ def _charts(content: CategoryContent, primary: str, baseline: str) -> str:
         detector = result.detector
         arms = [one for one in content.compared if one.detector == detector]
         gains = [(one.arm, one.gains["group"][primary]) for one in arms if one.gains]
-        drawn += [
+        parts = [
             charts.intervals(
                 [(one.arm, one.levels["group"][primary]) for one in arms], title=f"{name}, {detector}", zero=False
             ),
             charts.intervals(gains, title=f"Gain in {name} over {baseline}, {detector}", zero=True),
             charts.curves(content.curves.get(detector, {}), title=f"Pixel precision over recall, {detector}"),
         ]
+        drawn.append(f'<div class="charts">{"".join(parts)}</div>')
     scores = [charts.histogram(bins, title=f"Image scores, {which}") for which, bins in content.scores.items()]
     inner = f'<div class="charts">{"".join(scores)}</div>'
     more = f"<details><summary>Scores of the test images, by detector and arm</summary>{inner}</details>"
-    return f'<h3>Curves</h3><div class="charts">{"".join(drawn)}</div>{more if any(scores) else ""}'
+    return f"<h3>Curves</h3>{''.join(drawn)}{more if any(scores) else ''}"
 
 
 def _thresholds(content: CategoryContent) -> str:

@@ -55,7 +55,7 @@ def test_two_runs_give_equal_files(project: Path) -> None:
     call(report.run, project)
     second = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert first == second
-    assert len(first) == 6
+    assert len(first) == 7
 
 
 def test_numbers_in_report_json_are_those_of_the_evaluations(measured: Path) -> None:
