@@ -714,6 +714,9 @@ class OneToNormalSpec(Section):
         None, description="twins only where S_N + S_text lie in this band, in spreads above the references; null: all"
     )
     threshold_sd: float = Field(3.0, gt=0.0, le=100.0, description="verdict: so many spreads above the references")
+    aspect_tolerance: float | None = Field(
+        1.1, ge=1.0, le=10.0, description="factor that a query's aspect may leave the references' by; null: any aspect"
+    )
 
     @model_validator(mode="after")
     def _switches_fit(self) -> OneToNormalSpec:

@@ -19,7 +19,6 @@ from anosynth.fingerprint import digest_pixels
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-ASPECT_TOLERANCE = 1.1
 DIGEST_BYTES = 32
 
 
@@ -56,8 +55,13 @@ class References:
             for real, made in zip(self.real, self.synthetic, strict=True)
         )
 
-    def check_query(self, name: str, image: NDArray[np.uint8]) -> None:
+    def check_query(self, name: str, image: NDArray[np.uint8], *, aspect_tolerance: float | None) -> None:
         """Refuse a query that cannot be judged.
+
+        Args:
+            name: of the query, for errors.
+            image: the query.
+            aspect_tolerance: factor that its aspect ratio may leave the references' range by; None allows any.
 
         Raises:
             DataError: if it is no 8-bit RGB, of another aspect ratio than the references, or one of them.
@@ -67,10 +71,11 @@ class References:
                 f"{name}: a query is 8-bit RGB, [H, W, 3]; this one is {image.dtype} {list(image.shape)}, so convert it"
             )
         aspect, (least, greatest) = image.shape[1] / image.shape[0], self.aspects
-        if not least / ASPECT_TOLERANCE <= aspect <= greatest * ASPECT_TOLERANCE:
+        beyond = max(least / aspect, aspect / greatest)
+        if aspect_tolerance is not None and beyond > aspect_tolerance:
             raise DataError(
                 f"{name}: width over height is {aspect:.3f}, of the references {least:.3f} to {greatest:.3f}; squashed "
-                "to one square they are not comparable, so crop the query like the references"
+                "to one square they are not comparable, so crop the query like them, or widen aspect_tolerance"
             )
         if digest_pixels(image) in self.digests:
             raise DataError(

@@ -233,7 +233,7 @@ class OneToNormal:
         Raises:
             DataError: if it is no 8-bit RGB, of another aspect ratio than the references, or one of them.
         """
-        self._known.references.check_query(name, image)
+        self._known.references.check_query(name, image, aspect_tolerance=self._spec.aspect_tolerance)
 
     def _against_twins(self, seen: Sequence[Seen]) -> list[Against]:
         if not seen:
@@ -271,7 +271,7 @@ class OneToNormal:
         self._personalizer = None
 
     def _settings(self) -> Settings:
-        spec = self._spec.model_dump(mode="json", exclude={"arms", "cascade", "threshold_sd"})
+        spec = self._spec.model_dump(mode="json", exclude={"arms", "cascade"})
         return {
             "kind": "one_to_normal",
             "algorithm": ALGORITHM,

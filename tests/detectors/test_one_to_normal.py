@@ -278,6 +278,8 @@ def test_bad_input_ends_in_one_sentence() -> None:
         explained(built, [("q", normals()[1].image)])
     with pytest.raises(DataError, match=r"q: width over height is 2\.000, of the references 1\.000"):
         explained(built, [("q", np.repeat(image, 2, axis=1))])
+    any_aspect = fitted(branches=["normal"], aspect_tolerance=None)
+    assert len(explained(any_aspect, [("q", np.repeat(image, 2, axis=1))])) == 1
     for wrong in (image[:, :, :1], image[:, :, 0], np.zeros((64, 64, 4), np.uint8), image.astype(np.float32)):
         with pytest.raises(DataError, match="a query is 8-bit RGB"):
             explained(built, [("q", wrong)])
