@@ -11,6 +11,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 
+from anosynth.diffusion import toy
 from anosynth.diffusion.background import (
     NEUTRAL,
     BackgroundFeatures,
@@ -182,10 +183,15 @@ def test_gradients_reach_every_tensor_in_three_steps_and_never_the_background_pa
             optimizer.zero_grad()
             (backbone.predict(latents, torch.full((4,), 500), text) - 1.0).pow(2).mean().backward()
             optimizer.step()
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):  # which may keep casts made without gradients for those with
+            see_background(backbone, latents[:2], timesteps=torch.full((2,), 500), text=text.rows([0, 0]))
+            (backbone.predict(latents, torch.full((4,), 500), text) - 1.0).pow(2).mean().backward()
+        assert [name for name, value in adapter.named_parameters() if value.grad is None or not value.grad.any()] == []
     finally:
         detach(backbone.unet)
         handle.remove()
-    assert with_gradients == [False, True] * 3
+    assert with_gradients == [False, True] * 4
     reads = [name for name in start if ".background." in name]
     assert len(reads) == 5 * len(own)
     assert [name for name, tensor in adapter.state_dict().items() if torch.equal(tensor, start[name])] == []
@@ -245,6 +251,20 @@ def test_merged_branches_draw_what_the_trained_branches_draw(backbone: LatentDif
         assert np.abs(a[1].astype(int) - c[1].astype(int)).max() <= 1
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_a_backbone_in_bf16_draws_with_an_adapter_in_float32(backbone: LatentDiffusion, form: Form) -> None:
+    half = LatentDiffusion.on(toy.build(0), compute=ComputeParams(threads=1, dtype="bfloat16", device="cpu"))
+    adapter, backgrounds = adapter_of(backbone, form), backbone.encode(pictures(1))
+    found = []
+    for one in (backbone, half):
+        with two_branches(one, adapter):
+            found.append(draw(one, backgrounds, seeds=(1,)))
+    for exact, rough in zip(*found, strict=True):
+        difference = np.abs(exact.astype(int) - rough.astype(int))
+        assert 0 < difference.max() < 16
+        assert difference.mean() < 3.0
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("form", FORMS)
 def test_only_the_whole_image_reads_the_background(backbone: LatentDiffusion, form: Form) -> None:
@@ -260,7 +280,11 @@ def test_only_the_whole_image_reads_the_background(backbone: LatentDiffusion, fo
         background = torch.randn(2, 4, 8, 8, generator=generator(seed))
         see_background(backbone, background, timesteps=at[:2], text=text.rows([0, 0]))
         found.append(backbone.predict(latents, at, text))
+    attach(backbone.unet, adapter)
+    see_background(backbone, background, timesteps=at[:2], text=text.rows([0, 0]))
+    loose = backbone.predict(latents, at, text)
     detach(backbone.unet)
+    torch.testing.assert_close(found[1], loose, atol=1e-6, rtol=1e-4)
     assert float((found[0][:2] - found[1][:2]).abs().amax(dim=(1, 2, 3)).min()) > 1e-5
     assert torch.equal(found[0][2:], found[1][2:])
 
