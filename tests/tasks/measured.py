@@ -41,21 +41,24 @@ def change(root: Path, section: str, values: Mapping[str, object]) -> None:
     path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
 
 
-def make_measured(root: Path) -> Path:
+def make_measured(root: Path, overrides: Mapping[str, object] | None = None) -> Path:
     """Make the project with rendered images, a lock of 4 normal and 2 anomalous shots, and drawn pools."""
-    make_project(root)
+    make_project(root, overrides)
     layout = call(index.run, root, category="washer")
     params = load_params(layout.params())
     images = IndexImages(layout.index("washer"))
     train = [record for record in images.records if record.role == "train"]
     normal = [record for record in train if record.defect is None][:4]
-    anomalous = [record for record in train if record.defect == "scratch"][:2]
+    anomalous = {
+        defect: [record for record in train if record.defect == defect][:2]
+        for defect in params.grid.defects("washer") or ("scratch",)
+    }
     lock = ShotsLock(
         category="washer",
         method="first_third",
         seed=0,
         normal=_shots(normal, "normal"),
-        anomalous={"scratch": _shots(anomalous, "anomalous")},
+        anomalous={defect: _shots(chosen, "anomalous") for defect, chosen in anomalous.items()},
         sealed=sealed_records(images.records),
     )
     write_lock(lock, layout.shots("washer"))

@@ -55,6 +55,7 @@ SMALL: dict[str, dict[str, object]] = {
         "neighbours": 2,
         "subsets": 4,
     },
+    "classify": {"arms": ["real", "perlin"], "views": 2},
     "evaluate": {"histogram_bits": 12},
 }
 
