@@ -98,18 +98,26 @@ def _conclude(futures: dict[str, PrefectFuture[float]]) -> None:
 def _show_report(root: Path) -> None:
     path = Layout(root).report() / "report.json"
     if path.is_file():
-        rows = report_rows(json.loads(path.read_text(encoding="utf-8"))["detection"])
-        create_table_artifact(rows, key="report", description="Detectors by arm on the real test images, mean of seeds")
+        report = json.loads(path.read_text(encoding="utf-8"))
+        rows = report_rows(report["detection"])
+        create_table_artifact(rows, key="report", description=report["verdict"])
         get_run_logger().info("report: %s rows, %s", len(rows), path)
 
 
 def report_rows(
     detection: dict[str, dict[str, dict[str, dict[str, dict[str, float | None]]]]],
 ) -> list[dict[str, object]]:
-    """Flatten report.json's `detection` (category, detector, arm, metric, mean) to one row per arm."""
+    """Flatten report.json's `detection` (category, detector, arm, metric, numbers) to one row per arm.
+
+    A metric is its mean over seeds; its interval over groups stands beside it as `<metric> low` and `<metric> high`.
+    """
     return [
         {"category": category, "detector": detector, "arm": arm}
-        | {name: found["mean"] for name, found in metrics.items()}
+        | {
+            f"{name}{suffix}": found[number]
+            for name, found in metrics.items()
+            for suffix, number in (("", "mean"), (" low", "low"), (" high", "high"))
+        }
         for category, detectors in detection.items()
         for detector, arms in detectors.items()
         for arm, metrics in arms.items()

@@ -26,7 +26,7 @@ from anosynth.sources.lock import seal as seal_records
 from tests.shards.small_pools import make_jobs, make_sample
 from tests.toy import make_project
 
-COMMANDS = ("params", "verify", "inspect", "doctor", "leaks", "detect")
+COMMANDS = ("params", "verify", "inspect", "doctor", "leaks", "promote", "detect")
 
 
 def _entry(at: int, role: Role, defect: str | None) -> IndexEntry:

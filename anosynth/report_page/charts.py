@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from anosynth.comparison import Bounded
 from anosynth.report_page.markup import text
 
-WIDTH, ROW, LEFT, RIGHT = 400, 30, 110, 20
+WIDTH, ROW, LEFT, RIGHT = 370, 30, 110, 20
 # A gain axis is never narrower, so that a hair of a gain looks like one.
 LEAST_GAIN = 0.05
-PLOT = 240
+PLOT = 220
 SERIES = 8
 
 

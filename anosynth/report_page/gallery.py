@@ -106,11 +106,12 @@ def _sample(one: Shown, name: str) -> str:
         views.append(_view(f"nearest shot{said}", photo(one.shot, alt=f"real shot nearest to {sample.sample_id}")))
     kind = "kept" if answer == "kept" else "refused"
     label = "kept" if answer == "kept" else f"refused: {answer}"
+    area = "" if sample.mask is None else f"mask {100 * sample.mask_area:.1f} % of the image, "
     prompt = f"<br>prompt: {text(sample.provenance.prompt)}" if sample.provenance.prompt else ""
     return (
         f'<figure class="sample" data-pool="{text(one.pool)}" data-verdict="{text(answer)}">'
         f'<div class="views">{"".join(views)}</div><figcaption><span class="tag {kind}">{text(label)}</span> '
-        f"{text(sample.sample_id)}<br>mask {100 * sample.mask_area:.1f} % of the image, licence "
+        f"{text(sample.sample_id)}<br>{area}licence "
         f"{text(sample.provenance.licence)}{prompt}</figcaption></figure>"
     )
 

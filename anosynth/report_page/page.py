@@ -176,12 +176,16 @@ def _charts(content: CategoryContent, primary: str, baseline: str) -> str:
         detector = result.detector
         arms = [one for one in content.compared if one.detector == detector]
         gains = [(one.arm, one.gains["group"][primary]) for one in arms if one.gains]
+        lines = content.curves.get(detector, {})
         parts = [
             charts.intervals(
                 [(one.arm, one.levels["group"][primary]) for one in arms], title=f"{name}, {detector}", zero=False
             ),
             charts.intervals(gains, title=f"Gain in {name} over {baseline}, {detector}", zero=True),
-            charts.curves(content.curves.get(detector, {}), title=f"Pixel precision over recall, {detector}"),
+            charts.curves(
+                {one.arm: lines[one.arm] for one in arms if one.arm in lines},
+                title=f"Pixel precision over recall, {detector}",
+            ),
         ]
         drawn.append(f'<div class="charts">{"".join(parts)}</div>')
     scores = [charts.histogram(bins, title=f"Image scores, {which}") for which, bins in content.scores.items()]

@@ -84,8 +84,8 @@ def run(*, layout): ...
 
 
 Path("results/report").mkdir(parents=True)
-found = {"washer": {"unet": {"real": {"pixel_ap": {"mean": 0.5, "sd": None, "seeds": 1}}}}}
-Path("results/report/report.json").write_text(json.dumps({"detection": found}))
+found = {"washer": {"unet": {"real": {"pixel_ap": {"mean": 0.5, "sd": None, "low": 0.4, "high": None}}}}}
+Path("results/report/report.json").write_text(json.dumps({"detection": found, "verdict": "It helps."}))
 """
 
 

@@ -58,7 +58,16 @@ def test_temporary_trouble_is_retried_and_everything_is_made_shown_and_recorded(
     ]  # fmt: skip
     shown = asyncio.run(artifacts())
     (report,) = shown["report"]
-    assert json.loads(report) == [{"category": "washer", "detector": "unet", "arm": "real", "pixel_ap": 0.5}]
+    assert json.loads(report) == [
+        {
+            "category": "washer",
+            "detector": "unet",
+            "arm": "real",
+            "pixel_ap": 0.5,
+            "pixel_ap low": 0.4,
+            "pixel_ap high": None,
+        }
+    ]
     assert shown["progress-index-washer"] == ["100"]
     assert sorted(shown["progress-generate-pairs-washer-scratch-perlin-0-1"]) == ["0", "100"]
 
