@@ -512,7 +512,8 @@ class DualAnoDiffMethod(Section):
         "paper: ddim, 100 steps, guidance 2.5, one pair at a time",
     )
     strength: PositiveFraction = Field(
-        0.6, description="share of T that a real normal is re-noised by to start a whole image; 1: from noise (paper)"
+        0.6,
+        description="share of T a real normal with a planted defect is re-noised by; 1: from noise (paper)",
     )
     blend_px: float | None = Field(
         4.0, ge=0.0, le=64.0, description="width of the seam outside of which the normal's pixels return; null: none do"
@@ -775,12 +776,12 @@ class PromoteParams(Section):
     """The gate that calls a data set version helpful, and the intervals of the report."""
 
     metric: Metric = "pixel_ap"
-    baseline: Slug = Field("real", description="arm that the others are compared with")
+    baseline: Slug = Field(default="real", description="arm that the others are compared with")
     confidence: float = Field(
-        0.95, gt=0.5, lt=1.0, description="of two-sided intervals; the gate's holds for all arms of a detector at once"
+        default=0.95, gt=0.5, lt=1.0, description="of two-sided intervals; the gate's holds for all arms of a detector at once"
     )
-    min_groups: int = Field(5, ge=5, description="groups of validation images below which the gate does not answer")
-    min_anomalous: int = Field(10, ge=10, description="anomalous validation images below which it does not answer")
+    min_groups: int = Field(default=5, ge=5, description="groups of validation images below which the gate does not answer")
+    min_anomalous: int = Field(default=10, ge=10, description="anomalous validation images below which it does not answer")
 
 
 class ReportParams(Section):

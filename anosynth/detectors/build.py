@@ -8,18 +8,29 @@ from typing import assert_never
 
 import torch
 
-from anosynth.detectors import one_to_normal, patchcore, unet
+from anosynth.detectors import one_to_normal, padim, patchcore, unet, winclip
 from anosynth.detectors.batches import Augmentation
 from anosynth.detectors.one_to_normal import OneToNormal
+from anosynth.detectors.padim import PaDiM
 from anosynth.detectors.patchcore import PatchCore
 from anosynth.detectors.personalizer import TwinSource
 from anosynth.detectors.protocol import Detector
 from anosynth.detectors.unet import UNetLocalizer
+from anosynth.detectors.winclip import WinClip
 from anosynth.diffusion import twins
 from anosynth.errors import ParamsError
 from anosynth.features.aligned import AlignedFeatures
 from anosynth.features.encoder import PatchFeatures
-from anosynth.params import ArmParams, ComputeParams, DetectorSpec, OneToNormalSpec, PatchCoreSpec, UNetSpec
+from anosynth.params import (
+    ArmParams,
+    ComputeParams,
+    DetectorSpec,
+    OneToNormalSpec,
+    PaDiMSpec,
+    PatchCoreSpec,
+    UNetSpec,
+    WinClipSpec,
+)
 
 FeaturesOpener = Callable[[], PatchFeatures]
 
@@ -70,7 +81,30 @@ def build_detector(
     match spec:
         case PatchCoreSpec():
             return PatchCore(
-                parts.open_features(), coreset_ratio=spec.coreset_ratio, neighbours=spec.neighbours, seed=draw_seed
+                parts.open_features(),
+                coreset_ratio=spec.coreset_ratio,
+                neighbours=spec.neighbours,
+                synthetic_weight=spec.synthetic_weight,
+                seed=draw_seed,
+            )
+        case PaDiMSpec():
+            return PaDiM(
+                parts.open_features(),
+                channels=spec.channels,
+                shrinkage=spec.shrinkage,
+                ridge=spec.ridge,
+                synthetic_weight=spec.synthetic_weight,
+                seed=draw_seed,
+            )
+        case WinClipSpec():
+            return WinClip(
+                parts.open_aligned(),
+                name=parts.object_name,
+                windows=spec.windows,
+                max_rows=spec.max_rows,
+                text_weight=spec.text_weight,
+                synthetic_weight=spec.synthetic_weight,
+                seed=draw_seed,
             )
         case UNetSpec():
             return UNetLocalizer(
@@ -109,7 +143,7 @@ def build_detector(
 def used_by(spec: DetectorSpec, arm: ArmParams) -> ArmParams:
     """What of an arm a detector looks at: a one-class detector sees no pairs, so they neither shape nor license it."""
     match spec:
-        case PatchCoreSpec() | OneToNormalSpec():
+        case PatchCoreSpec() | PaDiMSpec() | WinClipSpec() | OneToNormalSpec():
             return arm.model_copy(update={"real_pairs": False, "methods": []})
         case UNetSpec():
             return arm
@@ -128,6 +162,11 @@ def shaping_values(spec: DetectorSpec, *, parts: DetectorParts) -> dict[str, obj
     match spec:
         case PatchCoreSpec():
             return {**values, "algorithm": patchcore.ALGORITHM, "features": parts.open_features().identity}
+        case PaDiMSpec():
+            return {**values, "algorithm": padim.ALGORITHM, "features": parts.open_features().identity}
+        case WinClipSpec():
+            values |= {"algorithm": winclip.ALGORITHM, "features": parts.open_aligned().identity}
+            return {**values, "name": parts.object_name}
         case UNetSpec():
             return {**values, "algorithm": unet.ALGORITHM}
         case OneToNormalSpec():

@@ -54,3 +54,33 @@ def nearest(
             distances.append(exact.gather(1, order).sqrt())
             indices.append(candidates.gather(1, order))
     return torch.cat(distances).numpy(), torch.cat(indices).numpy()
+
+
+def nearest_weighted(
+    queries: NDArray[np.float32], bank: NDArray[np.float32], weights: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Find the bank vector of least |q - b| / w_b for every query: what weighs less must lie nearer to count.
+
+    Args:
+        queries: float32 [Q, D], finite.
+        bank: float32 [M, D], finite, M at least 1.
+        weights: float32 [M], above 0, of few distinct values: each value is one search.
+
+    Returns:
+        The quotients float32 [Q] and indices into the bank int64 [Q]. Between equal quotients the greater weight wins.
+
+    Raises:
+        ValueError: if shapes are not as described.
+    """
+    if len(weights) != len(bank):
+        raise ValueError(f"there are {len(weights)} weights for a bank of {len(bank)}")
+    distances = np.full(len(queries), np.inf, np.float32)
+    indices = np.zeros(len(queries), np.int64)
+    for weight in np.unique(weights)[::-1]:
+        members = np.flatnonzero(weights == weight)
+        near, at = nearest(queries, bank if len(members) == len(bank) else bank[members])
+        quotient = near[:, 0] / weight
+        closer = quotient < distances
+        distances[closer] = quotient[closer]
+        indices[closer] = members[at[closer, 0]]
+    return distances, indices

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from anosynth.detectors.patchcore import PatchCore
+from anosynth.detectors.protocol import LabelledImage
 from anosynth.errors import BackboneError, DataError
 from anosynth.features.lite import LiteFeatures
 from tests.detectors.planted import judge, planted
@@ -101,3 +102,18 @@ def test_a_state_of_other_settings_or_with_damage_is_refused(features: LiteFeatu
     weights.unlink()
     with pytest.raises(BackboneError, match="missing"):
         fitted(features).load(tmp_path)
+
+
+@pytest.mark.parametrize("neighbours", [1, 5])
+def test_a_generated_patch_counts_as_farther_away(features: LiteFeatures, neighbours: int) -> None:
+    real = planted("cast_metal", None, "train", 2)
+    made = tuple(
+        LabelledImage(f"m{one.name}", one.image, None, synthetic=True) for one in planted("leather", None, "pool", 2)
+    )
+    near = planted("leather", None, "test", 1)[0].image
+    scores = []
+    for weight, normals in ((1.0, (*real, *made)), (0.5, (*real, *made)), (1.0, real)):
+        detector = PatchCore(features, coreset_ratio=1.0, neighbours=neighbours, seed=0, synthetic_weight=weight)
+        detector.fit(normals, ())
+        scores.append(next(detector.predict([("x", near)])).score)
+    assert scores[0] < scores[1] <= scores[2]

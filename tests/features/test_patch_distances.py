@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from anosynth.features import patch_distances
-from anosynth.features.patch_distances import nearest
+from anosynth.features.patch_distances import nearest, nearest_weighted
 
 
 def naive_nearest(queries: np.ndarray, bank: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -39,3 +39,17 @@ def test_impossible_arguments_are_refused() -> None:
             nearest(points, points, k=k)
     with pytest.raises(ValueError, match="must be"):
         nearest(points, np.zeros((4, 2), dtype=np.float32))
+
+
+def test_what_weighs_less_must_lie_nearer() -> None:
+    rng = np.random.default_rng(2)
+    queries, bank = (rng.standard_normal((count, 6)).astype(np.float32) for count in (40, 30))
+    weights = np.where(rng.random(30) < 0.5, 1.0, 0.5).astype(np.float32)
+    distances, indices = nearest_weighted(queries, bank, weights)
+    quotients = np.linalg.norm(queries[:, None] - bank[None], axis=2) / weights
+    np.testing.assert_array_equal(indices, quotients.argmin(axis=1))
+    np.testing.assert_allclose(distances, quotients.min(axis=1), rtol=1e-5)
+    plain = nearest_weighted(queries, bank, np.ones(30, np.float32))
+    np.testing.assert_array_equal(plain[0], nearest(queries, bank)[0][:, 0])
+    with pytest.raises(ValueError, match="29 weights for a bank of 30"):
+        nearest_weighted(queries, bank, weights[1:])
