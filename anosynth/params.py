@@ -778,10 +778,13 @@ class PromoteParams(Section):
     metric: Metric = "pixel_ap"
     baseline: Slug = Field(default="real", description="arm that the others are compared with")
     confidence: float = Field(
-        default=0.95, gt=0.5, lt=1.0, description="of two-sided intervals; the gate's holds for all arms of a detector at once"
+        default=0.95,
+        gt=0.5,
+        lt=1.0,
+        description="of two-sided intervals; the gate's holds for all arms of a detector at once",
     )
-    min_groups: int = Field(default=5, ge=5, description="groups of validation images below which the gate does not answer")
-    min_anomalous: int = Field(default=10, ge=10, description="anomalous validation images below which it does not answer")
+    min_groups: int = Field(default=5, ge=5, description="validation groups below which the gate does not answer")
+    min_anomalous: int = Field(default=10, ge=10, description="anomalous validation images, likewise")
 
 
 class ReportParams(Section):

@@ -73,8 +73,8 @@ def run(
 
     scores.parquet has a row per image and fit, left_out.parquet the metrics without each group and each image.
 
-    All that is about the test images. The same files about the validation images, if there are normal and anomalous ones,
-    stand in val/: thresholds are chosen there and measured on both.
+    All that is about the test images. The same files about the validation images, if there are some of both kinds, stand
+    in val/: thresholds are chosen there and measured on both.
 
     Maps are compared with the masks at the original size of every test image. Where the source labels whole images and
     has no masks, pixel metrics are null and the curves empty.
@@ -92,7 +92,7 @@ def run(
         aligned=aligned,
         backbone=backbone,
     )
-    roles = [_Role(role, found) for role in ROLES if (found := _records(shots, category, role))]
+    roles = [_Role(role, records) for role in ROLES if (records := _records(shots, category, role))]
     jobs = [(arm, seed) for arm, fitted in fits.arms.items() for seed in fitted.fingerprints]
     with whole_folder(layout, layout.evaluation(category, detector)) as folder:
         todo = ((job, role, record) for job in jobs for role in roles for record in role.records)

@@ -122,7 +122,7 @@ class LeftOut:
             return [(np.nan,) * (len(METRICS) - len(IMAGE_METRICS))] * len(members)
         bins = np.unique(np.concatenate([one.bins for one in everything]))
         whole = _summed(everything, bins)
-        found = []
+        found: list[tuple[float, ...]] = []
         for left in members:
             rest = whole - _summed([image.pixels for image in left if image.pixels is not None], bins)
             descending = rest[:, ::-1]
