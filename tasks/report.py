@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
 from anosynth.comparison import arms_in_order, compare
+from anosynth.controls import controls_json, controls_markdown
 from anosynth.imaging import decode_image
 from anosynth.layout import Layout
 from anosynth.params import (
@@ -79,6 +83,11 @@ def run(
         _describe(backbone),
         f"{features.kind} {features.model}, levels {list(features.levels)} at {features.size_px} px",
     )
+    controls = {
+        "measures": _read_all(layout.measures(category) for category in grid.categories),
+        "shortcuts": _read_all(layout.shortcuts(category) for category in grid.categories),
+        "types": _read_all(layout.classification(category) / "classification.json" for category in grid.categories),
+    }
     with whole_folder(layout, layout.report()) as folder:
         text = markdown(
             results=results,
@@ -93,7 +102,7 @@ def run(
             backbone=about[1],
             features=about[2],
         )
-        (folder / "report.md").write_text(text, encoding="utf-8")
+        (folder / "report.md").write_text(text + controls_markdown(**controls), encoding="utf-8")
         write_json(
             folder / "report.json",
             {
@@ -105,6 +114,7 @@ def run(
                 "seeds": seeds_json(results),
                 "pools": pools_json(pools),
                 "test_images": {one.category: one.test_images for one in results},
+                **controls_json(**controls),
             },
         )
         provenance = {
@@ -161,6 +171,11 @@ def run(
         write_json(plots / "pixel_precision_recall.json", [row for key in keys for row in _curve_rows(layout, *key)])
         write_json(plots / "image_scores.json", [row for key in keys for row in _score_rows(layout, *key)])
     print(f"report: {len(results)} evaluations and {len(pools)} pools in {layout.report() / 'report.html'}")
+
+
+def _read_all(paths: Iterable[Path]) -> list[dict[str, Any]]:
+    """The files that there are: run by hand, a report is of what was measured so far; in the graph all are there."""
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
 
 
 def _describe(backbone: BackboneSpec) -> str:
