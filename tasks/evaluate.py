@@ -73,7 +73,7 @@ def run(
 
     scores.parquet has a row per image and fit, left_out.parquet the metrics without each group and each image.
 
-    All that is about the test images. The same files about the validation images, if there are some of both kinds, stand
+    All that is about the test images. The same about the validation images, if there are some of both kinds, stands
     in val/: thresholds are chosen there and measured on both.
 
     Maps are compared with the masks at the original size of every test image. Where the source labels whole images and
