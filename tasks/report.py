@@ -162,6 +162,7 @@ def run(
             baseline=promote.baseline,
             confidence=promote.confidence,
             about=f"Real images: {about[0]}. Generated normals: {about[1]}. Patch features: {about[2]}.",
+            controls=controls_markdown(**controls),
             provenance=provenance,
         )
         (folder / "report.html").write_text(drawn, encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 THUMBNAIL_PX = 128
 JPEG_QUALITY = 80
 MASK_RGB = (255, 0, 200)
+
+_CELLS = re.compile(r"(?<!\\)\|")
 
 
 def text(value: object) -> str:
@@ -37,6 +40,25 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str, r
         f'<div class="wide" role="region" tabindex="0" aria-label="{text(caption)}"><table><caption>{text(caption)}'
         f"</caption><thead><tr>{cells}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
     )
+
+
+def from_markdown(markdown: str) -> str:
+    """Write the report's own Markdown as HTML: headings of the second level, tables and paragraphs, nothing else.
+
+    A table takes the heading above it as its caption.
+    """
+    parts, title = [], ""
+    for block in filter(None, (block.strip() for block in markdown.split("\n\n"))):
+        lines = block.splitlines()
+        if block.startswith("## "):
+            title = block.removeprefix("## ")
+            parts.append(f"<h2>{text(title)}</h2>")
+        elif block.startswith("| "):
+            rows = [[cell.strip().replace("\\|", "|") for cell in _CELLS.split(line)[1:-1]] for line in lines]
+            parts.append(table(rows[0], rows[2:], caption=title))
+        else:
+            parts.append(f"<p>{text(' '.join(lines))}</p>")
+    return "".join(parts)
 
 
 def _number(cell: str) -> str:

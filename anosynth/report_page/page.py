@@ -12,7 +12,7 @@ from anosynth.comparison import ArmComparison
 from anosynth.promotion import Promotion
 from anosynth.report_page import charts
 from anosynth.report_page.gallery import Shown, gallery
-from anosynth.report_page.markup import photo, table, text
+from anosynth.report_page.markup import from_markdown, photo, table, text
 from anosynth.reporting import METRIC_NAMES, PoolCount, ShotsUsed, intervals_sentence, threshold_rows, trained_text
 from anosynth.results import Result
 
@@ -76,6 +76,7 @@ def page(
     baseline: str,
     confidence: float,
     about: str,
+    controls: str,
     provenance: Mapping[str, object],
 ) -> str:
     """Write the page; equal input gives equal text.
@@ -87,6 +88,7 @@ def page(
         baseline: name of the base arm.
         confidence: of the intervals.
         about: one sentence: what the images and encoders are.
+        controls: further sections of report.md: realism, shortcuts, defect types; "" where there are none.
         provenance: JSON values: parameters, digests, seeds, licences.
     """
     compared = [one for content in categories for one in content.compared]
@@ -103,7 +105,7 @@ def page(
         f'<header><h1>Does it help?</h1><p class="verdict">{text(verdict)}</p>'
         f'<p class="soft">{text(about)} {text(intervals_sentence(compared, confidence=confidence))}</p>'
         f'<nav aria-label="Sections"><ul>{links}<li><a href="#provenance">provenance</a></li></ul></nav></header>'
-        f'<main id="main">{sections}<h2 id="provenance">Provenance</h2>'
+        f'<main id="main">{sections}{from_markdown(controls)}<h2 id="provenance">Provenance</h2>'
         "<p>Parameters, digests of training data, seeds and licences of everything above.</p>"
         f"<details><summary>All of it, as JSON</summary><pre tabindex=0>{written}</pre></details></main>"
         "<footer>Made by anosynth. The same numbers stand in report.json and report.md.</footer>"

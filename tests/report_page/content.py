@@ -14,6 +14,16 @@ from tests.measured_arms import measured_arms
 
 HOSTILE = '<script>alert("x")</script> & \'"><img src=x onerror=alert(1)>'
 
+CONTROLS = """
+## Telling defect types apart
+
+Real test images, 95 % interval in brackets.
+
+| category | arm | accuracy |
+| --- | --- | --- |
+| a \\| b | real | 0.500 [0.400, 0.600] |
+"""
+
 
 def shown(pool: str, index: int, reason: str, *, name: str = "washer") -> Shown:
     image = np.full((40, 60, 3), 40 * (index + 1), np.uint8)
@@ -66,5 +76,6 @@ def written(*, name: str = "steel washer", gains: dict[str, float] | None = None
         baseline="real",
         confidence=0.95,
         about=f"Real images: {name}.",
+        controls=CONTROLS,
         provenance={"name": name, "seeds": ["0", "1"]},
     )

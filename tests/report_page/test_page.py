@@ -12,8 +12,8 @@ from PIL import Image
 
 from anosynth.comparison import Bounded
 from anosynth.report_page import charts
-from anosynth.report_page.markup import drawing, overlay, photo, table
-from tests.report_page.content import HOSTILE, written
+from anosynth.report_page.markup import drawing, from_markdown, overlay, photo, table
+from tests.report_page.content import CONTROLS, HOSTILE, written
 
 VOID = {"meta", "img", "br", "input", "line", "circle", "rect", "polyline"}
 
@@ -147,6 +147,18 @@ def test_an_interval_stands_below_its_value_and_other_brackets_stay() -> None:
     html = table(["a", "b", "c"], [["x", "y", "0.5 [0.4, 0.6]"], ["x", "y", "levels [2, 3] at 64"]], caption="t")
     assert '0.5 <span class="interval">[0.4, 0.6]</span>' in html
     assert "levels [2, 3] at 64" in html
+
+
+def test_the_markdown_of_the_controls_becomes_sections_and_tables() -> None:
+    html = from_markdown(CONTROLS)
+    assert html in written()
+    walk = walked(html)
+    assert [tag for tag, _ in walk.seen].count("tr") == 2
+    assert "a | b" in walk.words
+    assert "<h2>Telling defect types apart</h2><p>Real test images, 95 % interval in brackets.</p>" in html
+    assert '0.500 <span class="interval">[0.400, 0.600]</span>' in html
+    assert "<b>" not in from_markdown("## <b>\n\n<b>\n\n| <b> |\n| --- |\n| <b> |")
+    assert from_markdown("") == ""
 
 
 def test_a_dot_lies_where_its_value_is() -> None:
