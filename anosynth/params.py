@@ -350,6 +350,12 @@ class EmbeddedFeatures(Section):
 FeatureSpec = EmbeddedFeatures
 
 
+Projection = Annotated[
+    str | None,
+    Field(description="file of tasks.train_projection (relative to the working folder); null: the closed form"),
+]
+
+
 class EmbeddedAligned(Section):
     """EfficientNet-Lite0 and MiniLM from their packages, joined by a closed-form map; no network needed."""
 
@@ -359,6 +365,7 @@ class EmbeddedAligned(Section):
     levels: tuple[Annotated[int, Field(ge=1, le=4)], ...] = Field(
         (2, 3), min_length=1, description="beside the head, which is always the last level; the first sets the grid"
     )
+    projection: Projection = None
 
     @model_validator(mode="after")
     def _levels_ascend(self) -> EmbeddedAligned:
@@ -377,6 +384,7 @@ class OpenClipAligned(Section):
     )
     size_px: int = Field(240, ge=32, le=1024, description="side of the input; what exceeds whole patches is cut")
     levels: int = Field(4, ge=1, le=64, description="evenly spaced depths up to the last block: 6, 12, 18, 24 of 24")
+    projection: Projection = None
 
 
 AlignedSpec = Annotated[EmbeddedAligned | OpenClipAligned, Field(discriminator="kind")]
@@ -391,6 +399,11 @@ class SelectShotsParams(Section):
     seed: int = Field(0, ge=0, description="of the random method and of the first k_center pick")
     phash_bits: int = Field(6, ge=0, le=64, description="a pair of images this close is examined as a near-copy")
     copy_correlation: PositiveFraction = Field(0.9, description="residual correlation from which a pair is a copy")
+    near_copies: Literal["train", "shots"] = Field(
+        "train",
+        description="what is compared with val and test: all that may train, or the shots alone (thousands of images, "
+        "of which only shots are used)",
+    )
 
 
 class PersonalizeNormalsParams(Section):
@@ -695,6 +708,9 @@ class OneToNormalSpec(Section):
     steps: int | None = Field(None, ge=1, le=1000, description="of a full path, a twin takes r of them; 50; 20")
     guidance: float | None = Field(None, ge=0.0, le=30.0, description="paper (our default): 3; best: 1")
     select: Select | None = Field(None, description="of the n twins; paper: ssim_loss; best: patch_min")
+    visual_levels: Literal["all", "local"] | None = Field(
+        None, description="of S_P and S_N; paper: all; best: local, without the levels that the encoder takes to text"
+    )
     tolerance: int | None = Field(None, ge=0, le=3, description="reach in patches of S_P's comparison; 0; best: 1")
     round_trip: bool | None = Field(None, description="twins against the VAE's round trip of the query; best: true")
     calibrate_positions: bool | None = Field(None, description="S_P as z-score per place and level; best: true")

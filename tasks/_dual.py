@@ -12,9 +12,11 @@ from anosynth.diffusion.dual_adapters import SavedDual, open_dual, read_dual, sa
 from anosynth.diffusion.dual_sample import two_branches
 from anosynth.diffusion.latent import backbone_identity, open_backbone
 from anosynth.errors import BackboneError
+from anosynth.features import foreground
+from anosynth.fingerprint import digest_value
 from anosynth.layout import Layout
 from anosynth.params import BackboneSpec, ComputeParams, DualAnoDiffMethod, ImageParams, ObjectParams
-from anosynth.pools import dual_pairs
+from anosynth.pools import cutpaste, dual_pairs
 from anosynth.pools.dual_fit import PairSubject, fit, stored_dual
 from anosynth.pools.dual_terms import terms_from_json
 from anosynth.pools.real import RealNormal, RealPair
@@ -82,7 +84,8 @@ def upstream(adapter: SavedDual, backbone: BackboneSpec, *, root: Path) -> dict[
             f"the pair adapter was trained on the backbone {adapter.backbone[:12]} and params.yaml names "
             f"{identity[:12]}; run personalize_pairs again"
         )
-    return {"adapter": adapter.digest, "backbone": identity}
+    planting = [cutpaste.ALGORITHM, foreground.ALGORITHM]
+    return {"adapter": adapter.digest, "backbone": identity, "planting": digest_value(planting)}
 
 
 def read_adapter(layout: Layout, category: str, defect: str, method: str) -> SavedDual:
@@ -93,6 +96,7 @@ def read_adapter(layout: Layout, category: str, defect: str, method: str) -> Sav
 def draw(
     missing: Sequence[ShardJob],
     parents: Sequence[RealNormal],
+    shots: Sequence[RealPair],
     adapter: SavedDual,
     spec: DualAnoDiffMethod,
     *,
@@ -111,7 +115,13 @@ def draw(
         opened = open_backbone(backbone, compute=compute, root=root)
         dual = open_dual(opened.unet, adapter, backbone=opened.identity)
         generator = dual_pairs.prepare(
-            opened, parents, adapter=adapter.digest, terms=terms_from_json(adapter.terms), defect=first.defect
+            opened,
+            parents,
+            shots,
+            adapter=adapter.digest,
+            terms=terms_from_json(adapter.terms),
+            defect=first.defect,
+            with_backgrounds=adapter.shape.background != "off",
         )
         with two_branches(opened, dual):
             for job in track(missing, total=len(missing), doing=what, unit="shard"):

@@ -88,11 +88,16 @@ def run(
     if missing:
         images = shots.images
         parents = [RealNormal(images.image(record), record.sha256, record.licence) for record in normal_records]
+        defective = [
+            RealPair(images.image(record), images.mask(record), record.sha256, record.licence)
+            for record in anomalous_records
+        ]
         if isinstance(method_spec, DualAnoDiffMethod):
             assert adapter is not None
             _dual.draw(
                 missing,
                 parents,
+                defective,
                 adapter,
                 method_spec,
                 store=store,
@@ -102,10 +107,6 @@ def run(
                 root=layout.root,
             )
         else:
-            defective = [
-                RealPair(images.image(record), images.mask(record), record.sha256, record.licence)
-                for record in anomalous_records
-            ]
             for job in track(missing, total=len(missing), doing=f"{method} pairs of {category} {defect}", unit="shard"):
                 made = pairs.samples(
                     job,

@@ -56,7 +56,7 @@ def draw_pairs(
     generators: Sequence[Generator],
     parents: Tensor | None = None,
     strength: float = 1.0,
-    empty_part: Tensor | None = None,
+    parent_parts: Tensor | None = None,
     backgrounds: Tensor | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Draw one pair per generator, inside `two_branches`.
@@ -69,8 +69,7 @@ def draw_pairs(
         generators: one CPU generator per pair: first the whole image's noise, then the part's.
         parents: clean latents of normal images [B, C, h, w] that the whole images start from, or None: from noise.
         strength: share of T that parents are re-noised by; the parts start from the same level.
-        empty_part: clean latents of a part without a defect [1, C, h, w], which the parts of parents start from: a
-            normal image has an empty part. None: from zeros, for strengths near 1.
+        parent_parts: clean latents of the parents' own parts [B, C, h, w], which the parts start from; None: zeros.
         backgrounds: clean latents of backgrounds, [B, C, h, w] or one for all [1, C, h, w], for an adapter with
             background compensation. Each pair draws one noise for its background, last, and keeps it at every step.
 
@@ -90,7 +89,7 @@ def draw_pairs(
     noise = noise.flatten(0, 1).to(backbone.device)
     levels = [level_of(strength, backbone.schedule)] * (2 * count)
     if parents is not None:
-        parts = torch.zeros_like(noise[count:]) if empty_part is None else empty_part.to(noise).expand_as(noise[count:])
+        parts = torch.zeros_like(noise[count:]) if parent_parts is None else parent_parts.to(noise)
         clean = torch.cat([parents.to(noise), parts])
         noise = renoise(clean, levels=levels, noise=noise, schedule=backbone.schedule)
     text = _texts(backbone, prompts, count, guided=settings.guidance != 1.0)

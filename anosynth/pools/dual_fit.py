@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from anosynth.diffusion.background import background_image
 from anosynth.diffusion.devices import accelerator_for
 from anosynth.diffusion.dual import DualAdapter, DualShape
 from anosynth.diffusion.dual_adapters import SavedDual, dual_from_bytes, dual_to_bytes, take_dual
 from anosynth.diffusion.dual_train import DualSet, DualTrainSettings, train_dual
-from anosynth.diffusion.latent import LatentDiffusion
+from anosynth.diffusion.latent import LatentDiffusion, Moments
 from anosynth.diffusion.loop import CheckpointStore, LoopSettings
 from anosynth.errors import DataError
+from anosynth.features import foreground
 from anosynth.fingerprint import digest_value
 from anosynth.licences import most_restrictive
 from anosynth.params import ComputeParams, DualAnoDiffMethod
@@ -28,6 +30,8 @@ from anosynth.seeding import numpy_rng, seed_for, torch_generator
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    View = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 STAGE = "personalize_pairs"
 ALGORITHM = 1
@@ -78,6 +82,7 @@ class PairSubject:
                 "algorithm": ALGORITHM,
                 "subject": subject,
                 "training": training_values(spec),
+                "foreground": foreground.ALGORITHM,
                 "compute": compute.model_dump(mode="json"),
             }
         )
@@ -130,14 +135,15 @@ def fit(
     }
     adapter = DualAdapter(
         backbone.unet,
-        DualShape(spec.mode, spec.rank, spec.alpha, spec.inner),
+        DualShape(spec.mode, spec.rank, spec.alpha, spec.inner, spec.background),
         generator=torch_generator(seed_for(subject.seed, STAGE, subject.category, "adapter")),
     ).to(backbone.device)
     fingerprint = subject.fingerprint(spec, compute)
+    seen = {defect: all_views(pairs, subject, spec) for defect, pairs in sized.items()}
     result = train_dual(
         backbone,
         adapter,
-        shot_set(backbone, sized, subject, spec, prompts=prompts, key=rule.key),
+        shot_set(backbone, seen, prompts=prompts, key=rule.key),
         DualTrainSettings(
             LoopSettings(spec.steps, spec.lr, spec.checkpoint_every, spec.log_every),
             batch_size=spec.batch_size,
@@ -149,6 +155,7 @@ def fit(
         accelerator=accelerator_for(compute),
         checkpoints=store,
         key=_key(fingerprint, "checkpoint"),
+        backgrounds=None if spec.background == "off" else background_set(backbone, seen),
     )
     terms = DualTerms(
         prompts=prompts,
@@ -209,9 +216,7 @@ def mask_rule(
     return masks.calibrate(see(parts), real, key=neutral)
 
 
-def views(
-    pair: RealPair, *, count: int, max_shift_ratio: float, mirror: bool, seed: int
-) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+def views(pair: RealPair, *, count: int, max_shift_ratio: float, mirror: bool, seed: int) -> Iterator[View]:
     """Views of one shot, image and mask alike: itself, then shifted ones, every second one mirrored if that is allowed.
 
     Shifts are drawn from (seed, shot, view); what they uncover is filled by reflection.
@@ -230,39 +235,48 @@ def views(
         yield image, mask
 
 
+def all_views(pairs: Sequence[RealPair], subject: PairSubject, spec: DualAnoDiffMethod) -> list[View]:
+    """The views of all shots of one defect type, shot after shot."""
+    return [
+        view
+        for pair in pairs
+        for view in views(
+            pair, count=spec.views, max_shift_ratio=spec.max_shift_ratio, mirror=subject.mirror, seed=subject.seed
+        )
+    ]
+
+
 def shot_set(
     backbone: LatentDiffusion,
-    shots: Mapping[str, Sequence[RealPair]],
-    subject: PairSubject,
-    spec: DualAnoDiffMethod,
+    seen: Mapping[str, Sequence[View]],
     *,
     prompts: Mapping[str, tuple[str, str]],
     key: tuple[int, int, int],
 ) -> DualSet:
-    """Encode every view of every shot, and its part; captions are the empty one, then two per defect."""
-    images, parts, whole_captions, part_captions = [], [], [], []
-    for number, (defect, _) in enumerate(subject.defects):
-        for pair in shots[defect]:
-            for image, mask in views(
-                pair,
-                count=spec.views,
-                max_shift_ratio=spec.max_shift_ratio,
-                mirror=subject.mirror,
-                seed=subject.seed,
-            ):
-                images.append(image)
-                parts.append(masks.neutral_part(image, mask, key=key))
-                whole_captions.append(2 * number + 1)
-                part_captions.append(2 * number + 2)
-    texts = ["", *(text for defect, _ in subject.defects for text in prompts[defect])]
+    """Encode every view and its part; captions are the empty one, then two per defect.
+
+    Args:
+        backbone: whose autoencoder and text encoder.
+        seen: views by defect.
+        prompts: by defect, of the whole image and the part.
+        key: neutral colour of the parts.
+    """
+    numbers = [number for number, made in enumerate(seen.values()) for _ in made]
+    everything = [view for made in seen.values() for view in made]
     return DualSet(
-        backbone.encode_moments(images),
-        backbone.encode_moments(parts),
-        backbone.embed(texts),
-        tuple(whole_captions),
-        tuple(part_captions),
+        backbone.encode_moments([image for image, _ in everything]),
+        backbone.encode_moments([masks.neutral_part(image, mask, key=key) for image, mask in everything]),
+        backbone.embed(["", *(text for defect in seen for text in prompts[defect])]),
+        tuple(2 * number + 1 for number in numbers),
+        tuple(2 * number + 2 for number in numbers),
         blank=0,
     )
+
+
+def background_set(backbone: LatentDiffusion, seen: Mapping[str, Sequence[View]]) -> Moments:
+    """Encode every view with its object painted over, in the order of `shot_set`."""
+    images = [image for made in seen.values() for image, _ in made]
+    return backbone.encode_moments([background_image(image, foreground.segment_object(image)) for image in images])
 
 
 def _shifted(picture: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.uint8]:

@@ -1,8 +1,9 @@
 """Pairs by DualAnoDiff: both branches draw an image and its part, the part becomes the mask (Jin et al. 2025).
 
-Differs from the paper where a real normal is given: the whole image starts from it, re-noised in part, and the part
-from an empty one; outside of the mask the normal's own pixels return. So pose, surroundings and light are real, and
-what changed lies where the mask says.
+Differs from the paper where the strength is below 1: both branches start from a real normal in which a shot's defect is
+planted, turned and scaled (`cutpaste`), and from that defect's own part, both re-noised in part; outside of the mask
+the normal's own pixels return. So pose, surroundings and light are real, what changed lies where the mask says, and
+even a backbone that draws no fine surface from noise has a defect to draw anew.
 """
 
 from __future__ import annotations
@@ -15,21 +16,28 @@ import numpy as np
 from scipy import ndimage
 from torch import Tensor
 
+from anosynth.diffusion.background import background_image
 from anosynth.diffusion.dual_sample import DualPrompts, draw_pairs
 from anosynth.diffusion.latent import LatentDiffusion
 from anosynth.diffusion.solver import SamplerSettings
 from anosynth.errors import BackboneError, DataError
+from anosynth.features.foreground import segment_object
 from anosynth.licences import most_restrictive
-from anosynth.params import DualAnoDiffMethod
+from anosynth.params import CutPasteMethod, DualAnoDiffMethod
+from anosynth.pools.cutpaste import draft_from_shot
 from anosynth.pools.draft import MIN_CHANGE, blend, change, turn
 from anosynth.pools.dual_terms import DualTerms, drawing
-from anosynth.pools.masks import part_mask, part_shown, places_agree
-from anosynth.pools.real import RealNormal, resize_normals
+from anosynth.pools.masks import neutral_part, part_mask, part_shown, places_agree
+from anosynth.pools.real import RealNormal, RealPair, resize_normals, resize_pairs
 from anosynth.samples import Provenance, Sample, SampleSpec, ShardJob
-from anosynth.seeding import seed_for, torch_generators
+from anosynth.seeding import numpy_rng, seed_for, torch_generators
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+PLANTING = CutPasteMethod(kind="cutpaste")
+"""How shots' defects are turned, scaled and pasted before they are drawn anew."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +52,9 @@ class PairsGenerator:
         prompts: embedded.
         normals: real normals, [size_px, size_px, 3] each, in a fixed order.
         seen: the same after the autoencoder has been through them once, uint8 [k, size_px, size_px, 3].
-        latents: encoded normals, [k, C, h, w].
-        empty_part: encoded part without a defect, [1, C, h, w].
+        foregrounds: where the object is in each of them, uint8 [k, size_px, size_px] in {0, 255}.
+        shots: anomalous shots of the defect, of that size, in a fixed order.
+        backgrounds: encoded normals with their objects painted over, [k, C, h, w], or None without compensation.
     """
 
     backbone: LatentDiffusion
@@ -55,8 +64,9 @@ class PairsGenerator:
     prompts: DualPrompts
     normals: tuple[RealNormal, ...]
     seen: NDArray[np.uint8]
-    latents: Tensor
-    empty_part: Tensor
+    foregrounds: NDArray[np.uint8]
+    shots: tuple[RealPair, ...]
+    backgrounds: Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,16 +90,25 @@ class Judged:
 
 
 def prepare(
-    backbone: LatentDiffusion, parents: Sequence[RealNormal], *, adapter: str, terms: DualTerms, defect: str
+    backbone: LatentDiffusion,
+    parents: Sequence[RealNormal],
+    shots: Sequence[RealPair],
+    *,
+    adapter: str,
+    terms: DualTerms,
+    defect: str,
+    with_backgrounds: bool = False,
 ) -> PairsGenerator:
-    """Encode the normals, the empty part and the prompts.
+    """Encode the normals and the prompts.
 
     Args:
         backbone: what draws.
         parents: real normals of any size, at least one.
+        shots: anomalous shots of the defect, of any size, at least one.
         adapter: digest of the adapter.
         terms: what goes with it.
         defect: which of its defect types is drawn.
+        with_backgrounds: the adapter compensates the background: pose and surroundings come from the normals' own.
 
     Raises:
         BackboneError: if the adapter was not trained on this defect.
@@ -100,8 +119,6 @@ def prepare(
         )
     size_px = terms.size_px
     normals = resize_normals(parents, size_px=size_px)
-    latents = backbone.encode([normal.image for normal in normals])
-    empty = np.full((size_px, size_px, 3), terms.rule.key, dtype=np.uint8)
     whole, part = terms.prompts[defect]
     return PairsGenerator(
         backbone=backbone,
@@ -110,9 +127,10 @@ def prepare(
         defect=defect,
         prompts=DualPrompts(backbone.embed([whole]), backbone.embed([part]), backbone.embed([""])),
         normals=normals,
-        seen=backbone.decode(latents),
-        latents=latents,
-        empty_part=backbone.encode([empty]),
+        seen=backbone.decode(backbone.encode([normal.image for normal in normals])),
+        foregrounds=np.stack([segment_object(normal.image) for normal in normals]),
+        shots=resize_pairs(shots, size_px=size_px),
+        backgrounds=backbone.encode([_without_object(normal) for normal in normals]) if with_backgrounds else None,
     )
 
 
@@ -179,15 +197,24 @@ def _draw(
         [turn(len(generator.normals), job=job, index=one.index, what="parent") for one in specs],
     )
     from_noise = spec.strength == 1.0
+    planted = (
+        None
+        if from_noise
+        else [
+            _planted(job, one, generator, start=start, attempt=attempt)
+            for one, start in zip(specs, starts, strict=True)
+        ]
+    )
     wholes, parts = draw_pairs(
         generator.backbone,
         generator.prompts,
         size_px=generator.terms.size_px,
         settings=SamplerSettings(how.solver, how.steps, how.guidance),
         generators=torch_generators([seed_for(one.seed, "attempt", attempt) for one in specs]),
-        parents=None if from_noise else generator.latents[starts],
+        parents=None if planted is None else generator.backbone.encode([whole for whole, _ in planted]),
         strength=spec.strength,
-        empty_part=None if from_noise else generator.empty_part,
+        parent_parts=None if planted is None else generator.backbone.encode([part for _, part in planted]),
+        backgrounds=None if generator.backgrounds is None else generator.backgrounds[starts],
     )
     for start, whole, part in zip(starts, wholes, parts, strict=True):
         mask = part_mask(part, generator.terms.rule)
@@ -201,6 +228,30 @@ def _draw(
             image = whole if spec.blend_px is None else returned(parent.image, whole, mask, seam_px=spec.blend_px)
             seen = change(parent.image, image)[mask > 0].mean() >= MIN_CHANGE
             yield Judged(image, part, mask, confidence, parent, attempt) if seen else None
+
+
+def _planted(
+    job: ShardJob, sample: SampleSpec, generator: PairsGenerator, *, start: int, attempt: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Where both branches start: a normal with a shot's defect pasted in, and the part of that.
+
+    A defect that fits nowhere leaves the normal as it is and its part empty.
+    """
+    first = turn(len(generator.shots), job=job, index=sample.index, what="shot")
+    made = draft_from_shot(
+        generator.normals[start],
+        generator.shots[(first + attempt) % len(generator.shots)],
+        foreground=generator.foregrounds[start],
+        spec=PLANTING,
+        rng=numpy_rng(sample.seed, "attempt", attempt, "planted"),
+    )
+    image = generator.normals[start].image if made is None else made.image
+    mask = np.zeros(image.shape[:2], dtype=np.uint8) if made is None else made.mask
+    return image, neutral_part(image, mask, key=generator.terms.rule.key)
+
+
+def _without_object(normal: RealNormal) -> NDArray[np.uint8]:
+    return background_image(normal.image, segment_object(normal.image))
 
 
 def returned(

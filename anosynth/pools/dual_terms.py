@@ -15,7 +15,7 @@ ALGORITHM = 1
 
 _TRAINING = frozenset(
     {
-        "kind", "mode", "rank", "alpha", "inner", "half_precision", "shared", "steps", "lr", "batch_size",
+        "kind", "mode", "rank", "alpha", "inner", "background", "half_precision", "shared", "steps", "lr", "batch_size",
         "min_snr_gamma", "text_dropout", "views", "max_shift_ratio", "prompt", "part_prompt", "key",
     }
 )  # fmt: skip

@@ -27,8 +27,14 @@ CANDIDATE_KEYS = (GREY, (200, 200, 200), *((r, g, b) for r in (32, 224) for g in
 UNLIKE = 96.0
 """Mean difference of image and part inside a mask, in 8-bit levels, at which they show nothing in common."""
 
+MAX_DRIFT = 40.0
+"""How far, in 8-bit levels, the ground of a drawn part may lie from the neutral colour."""
+
 EDGE_WINDOW_PX = 11
 """Around an edge that an autoencoder of factor 8 has softened, this far it is seen how strong the defect is."""
+
+AS_GOOD = 0.005
+"""Rules whose mean IoU differs by less are equally good."""
 
 _LOWS = (6.0, 9.0, 12.0, 18.0, 26.0, 38.0, 56.0, 84.0)
 _EDGES = (0.0, 0.4, 0.5, 0.6)
@@ -107,8 +113,15 @@ def choose_key(
 
 
 def key_distance(part: NDArray[np.uint8], *, key: tuple[int, int, int]) -> NDArray[np.float32]:
-    """Largest channel difference to the neutral colour, [H, W] in [0, 255], median of 3 x 3 against decoder noise."""
-    distance = np.abs(part.astype(np.int16) - np.array(key, dtype=np.int16)).max(axis=2).astype(np.float32)
+    """Largest channel difference to the neutral colour, [H, W] in [0, 255], median of 3 x 3 against decoder noise.
+
+    A drawn part's ground is never quite the neutral colour: its own is taken, the median over the part, as long as that
+    lies within `MAX_DRIFT` of the neutral colour (else the defect covers most of the part).
+    """
+    ground = np.median(part.reshape(-1, 3), axis=0)
+    if np.abs(ground - np.array(key)).max() > MAX_DRIFT:
+        ground = np.array(key, dtype=np.float64)
+    distance = np.abs(part - ground).max(axis=2).astype(np.float32)
     return ndimage.median_filter(distance, size=3, mode="nearest")
 
 
@@ -141,7 +154,7 @@ def calibrate(
         key: the neutral colour of the parts.
 
     Returns:
-        The rule with the largest mean IoU; of equals the one with the lowest thresholds.
+        The rule with the largest mean IoU; of those as good, the one in the middle.
 
     Raises:
         DataError: if there are no shots, or no threshold finds any of the defects.
@@ -198,9 +211,9 @@ class _Regions:
         areas: pixels of each component, [n + 1].
     """
 
-    labels: NDArray[np.int32]
-    peaks: NDArray[np.float64]
-    areas: NDArray[np.int64]
+    labels: NDArray[np.signedinteger]
+    peaks: NDArray[np.floating]
+    areas: NDArray[np.signedinteger]
 
     @classmethod
     def of(cls, distance: NDArray[np.float32], nearby: NDArray[np.float32], *, low: float, edge: float) -> _Regions:
@@ -229,10 +242,14 @@ def _search(
     lows: Sequence[float],
     edges: Sequence[float],
 ) -> MaskRule:
-    """The rule with the largest mean IoU; of equals the first, in the order of the grids."""
+    """The rule in the middle of those whose mean IoU is within `AS_GOOD` of the largest, ordered by their thresholds.
+
+    So there is room on both sides: for a sampler's ground, rougher than that of the autoencoder's round trip which the
+    thresholds are found on, and for defects fainter than the shots'.
+    """
     distances = [key_distance(part, key=key) for part in parts]
     nearby = [_nearby(distance) for distance in distances]
-    best = MaskRule(key, 1.0, 1.0, 0.0, 0.0)
+    rules = [MaskRule(key, 1.0, 1.0, 0.0, 0.0)]
     for low, edge in itertools.product(lows, edges):
         found = [_Regions.of(one, near, low=low, edge=edge) for one, near in zip(distances, nearby, strict=True)]
         hits = [
@@ -246,6 +263,9 @@ def _search(
                 common = int(hit[keep].sum())
                 fits.append(common / max(1, int(np.count_nonzero(mask)) + int(one.areas[keep].sum()) - common))
             fit = float(np.mean(fits))
-            if fit > best.fit:
-                best = MaskRule(key, high, low, min_area, fit, edge)
-    return best
+            rules.append(MaskRule(key, high, low, min_area, fit, edge))
+    enough = max(rule.fit for rule in rules) - AS_GOOD
+    as_good = sorted(
+        (rule for rule in rules if rule.fit >= enough), key=lambda rule: (rule.low, rule.high, rule.min_area, rule.edge)
+    )
+    return as_good[len(as_good) // 2]

@@ -5,11 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
+from anosynth.diffusion.background import background_image
 from anosynth.diffusion.dual_adapters import open_dual
 from anosynth.diffusion.dual_sample import two_branches
 from anosynth.diffusion.latent import LatentDiffusion, open_backbone
 from anosynth.errors import BackboneError, DataError
+from anosynth.features.foreground import segment_object
 from anosynth.params import ComputeParams, ToyBackbone
 from anosynth.pools import dual_pairs
 from anosynth.pools.dual_fit import fit
@@ -39,7 +42,7 @@ def generator() -> Iterator[PairsGenerator]:
     # The toy's parts are noise around grey: with these thresholds some of it is a mask and some is not.
     terms = replace(terms, rule=MaskRule((127, 127, 127), high=40.0, low=25.0, min_area=0.0, fit=0.5))
     with two_branches(backbone, open_dual(backbone.unet, saved, backbone=backbone.identity)):
-        yield prepare(backbone, PARENTS, adapter=saved.digest, terms=terms, defect="spot")
+        yield prepare(backbone, PARENTS, shots(), adapter=saved.digest, terms=terms, defect="spot")
 
 
 def drawn(generator: PairsGenerator, count: int, *, start: int = 0, batch: int = 4, **changes: object) -> list[Sample]:
@@ -145,7 +148,34 @@ def test_parts_without_a_mask_end_in_one_sentence(generator: PairsGenerator) -> 
 
 def test_a_defect_that_the_adapter_never_saw_is_refused(generator: PairsGenerator) -> None:
     with pytest.raises(BackboneError, match="the pair adapter draws spot and not hole; run personalize_pairs again"):
-        prepare(generator.backbone, PARENTS, adapter="a", terms=generator.terms, defect="hole")
+        prepare(generator.backbone, PARENTS, shots(), adapter="a", terms=generator.terms, defect="hole")
+
+
+def test_with_background_compensation_each_pair_reads_its_own_parents_ground(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = open_backbone(ToyBackbone(kind="toy", seed=0), compute=COMPUTE)
+    spec = method(background="code", steps=1)
+    saved = fit(backbone, {"spot": shots()}, subject(backbone.identity), spec, compute=COMPUTE, store=Blobs())
+    assert saved.shape.background == "code"
+    terms = replace(terms_from_json(saved.terms), rule=MaskRule((127, 127, 127), 40.0, 25.0, 0.0, 0.5))
+    given: list[torch.Tensor] = []
+    draw = dual_pairs.draw_pairs
+
+    def watched(backbone, prompts, *, backgrounds, **others):  # type: ignore[no-untyped-def]
+        given.append(backgrounds)
+        return draw(backbone, prompts, backgrounds=backgrounds, **others)
+
+    monkeypatch.setattr(dual_pairs, "draw_pairs", watched)
+    with two_branches(backbone, open_dual(backbone.unet, saved, backbone=backbone.identity)):
+        made = prepare(
+            backbone, PARENTS, shots(), adapter=saved.digest, terms=terms, defect="spot", with_backgrounds=True
+        )
+        samples = drawn(made, 2, strength=1.0, blend_px=None, redraws=0)
+    grounds = [background_image(parent.image, segment_object(parent.image)) for parent in PARENTS]
+    encoded = backbone.encode(grounds)
+    assert len(samples) == len(given[0]) == 2
+    for row in given[0]:
+        assert min(float((row - ground).abs().max()) for ground in encoded) < 1e-5
+    assert not torch.allclose(encoded[0], encoded[1])
 
 
 def test_the_profile_and_its_numbers_are_in_what_shapes_a_shard() -> None:

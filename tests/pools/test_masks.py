@@ -50,6 +50,18 @@ def test_a_faint_rim_belongs_to_a_strong_core_but_not_alone() -> None:
     assert np.count_nonzero(part_mask(rim, RULE)) > 100
 
 
+def test_a_ground_that_drifted_is_still_ground() -> None:
+    drifted = np.clip(square_part(30).astype(int) + np.array([25, -20, 15]), 0, 255).astype(np.uint8)
+    wanted = np.zeros((64, 64), dtype=np.uint8)
+    wanted[20:32, 30:42] = 255
+    assert iou(part_mask(drifted, RULE), wanted) > 0.95
+
+
+def test_a_defect_over_most_of_the_part_is_not_taken_for_ground() -> None:
+    found = part_mask(square_part(220, side=58)[20:, 30:], RULE)
+    assert found.mean() > 200
+
+
 def test_an_empty_part_gives_an_empty_mask_for_the_caller_to_redraw() -> None:
     assert not part_mask(np.full((32, 32, 3), 127, dtype=np.uint8), RULE).any()
 
