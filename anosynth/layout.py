@@ -41,6 +41,10 @@ class Layout:
         """Corpus, checkpoints, logs and exports of the embedded backbone's training; never in git."""
         return self.root / STORE_FOLDER / "pretrain"
 
+    def projection(self) -> Path:
+        """Trained map from patches to text (tasks.train_projection); outside the default graph."""
+        return self.root / "models" / "projection.safetensors"
+
     def index(self, category: str) -> Path:
         """Record table of one category, with the real images' bytes (Parquet)."""
         return self.root / "data" / "index" / f"{category}.parquet"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, assert_never
 
 import numpy as np
 
 from anosynth.features.aligned_lite import LiteAligned
+from anosynth.features.projection import open_projection
 from anosynth.features.prompts import anomalous_prompts, normal_prompts
 from anosynth.features.ridge_map import normalize_rows
 from anosynth.params import AlignedSpec, ComputeParams, EmbeddedAligned, OpenClipAligned
@@ -80,7 +82,7 @@ class AlignedFeatures(Protocol):
 
 
 def build_aligned(spec: AlignedSpec, *, compute: ComputeParams) -> AlignedFeatures:
-    """Build the pair that a spec names.
+    """Build the pair that a spec names, with its trained projection if it names one.
 
     The networks run in float32 whatever `compute.dtype` says, as in `encoder.build_features`.
 
@@ -92,6 +94,11 @@ def build_aligned(spec: AlignedSpec, *, compute: ComputeParams) -> AlignedFeatur
         ParamsError: if a model's name is unknown.
         BackboneError: if weights are missing, damaged or of another model.
     """
+    base = _build_base(spec, compute=compute)
+    return base if spec.projection is None else open_projection(Path(spec.projection), base=base)
+
+
+def _build_base(spec: AlignedSpec, *, compute: ComputeParams) -> AlignedFeatures:
     match spec:
         case EmbeddedAligned():
             return LiteAligned(spec.model, size_px=spec.size_px, levels=spec.levels, device=compute.device)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -262,7 +262,7 @@ def open_network(model: Literal["lite0", "lite2"], *, size_px: int, device: torc
     )
 
 
-def _level_means(blocks: nn.ModuleList) -> list[Tensor]:
+def _level_means(blocks: Iterable[Any]) -> list[Tensor]:
     """Mean of the channels behind every block: beta of its last normalization, plus that of what it is added to."""
     means: list[Tensor] = []
     for block in blocks:

@@ -23,7 +23,7 @@ from tasks._bind import bind
 REPOSITORY = Path(__file__).parent.parent.parent
 GATE = "check_params"
 NUM_STAGES = 15
-OUTSIDE_THE_GRAPH = {"pretrain_backbone"}
+OUTSIDE_THE_GRAPH = {"pretrain_backbone", "train_projection"}
 NO_STAGE_OUTPUT = {"promotion", "params", "store_url", "pretrain_recipe", "pretraining"}
 
 # L0: values and types. A change there reaches a result only through a change in the packages that use it, and a new
