@@ -114,7 +114,8 @@ def train_decoder(
 ) -> Iterator[dict[str, float]]:
     """Take steps of the decoder alone until `recipe.decoder_steps`: latents, and what was trained on them, stay valid.
 
-    The latents carry `recipe.decoder_std` of noise, less than while both parts were trained. Yields as `train`.
+    The latents of each crop carry noise of a strength of its own, from none to `recipe.decoder_std`: what a sampler
+    hands over is never exact. Yields as `train`.
     """
     network.eval()
 
@@ -125,8 +126,9 @@ def train_decoder(
         with torch.autocast(device, torch.bfloat16):
             with torch.no_grad():
                 mean = network.encode(pixels).latent_dist.mode()
-                noise = torch.randn(mean.shape, generator=generator).to(mean)
-            output = decoder(mean + recipe.decoder_std * noise)
+                noise = torch.randn(mean.shape, generator=generator)
+                noise *= recipe.decoder_std * torch.rand(len(mean), 1, 1, 1, generator=generator)
+            output = decoder(mean + noise.to(mean))
         return _judge(output, pixels, recipe)
 
     return _steps(state, loss_of, recipe.decoder_schedule(), threads=threads, ema_decay=recipe.ema_decay)

@@ -35,7 +35,7 @@ class AutoencoderRecipe(Section):
     ema_decay: float = Field(0.998, ge=0.0, lt=1.0)
     decoder_steps: int = Field(0, ge=0, description="of the decoder alone, the encoder frozen; may be raised later")
     decoder_decay_steps: int = Field(1, ge=1)
-    decoder_std: float = Field(0.03, ge=0.0, lt=1.0, description="latent noise of these steps")
+    decoder_std: float = Field(0.03, ge=0.0, lt=1.0, description="most latent noise of these steps")
 
     def schedule(self) -> StepSchedule:
         """Of both parts."""
