@@ -60,7 +60,13 @@ def run(
         describe=describe,
     )
     check_lock(lock, images.records)
-    compared = compare(images.records, image=images.image, phash_bits=select_shots.phash_bits)
+    shots = {shot.record.path for shot in lock.shots}
+    watched = [
+        record
+        for record in images.records
+        if record.role != "train" or select_shots.near_copies == "train" or record.path in shots
+    ]
+    compared = compare(watched, image=images.image, phash_bits=select_shots.phash_bits)
     check_copies(compared, copy_correlation=select_shots.copy_correlation)
     path = layout.shots(category)
     write_lock(lock, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from anosynth.errors import DataError
-from anosynth.imaging import encode_png
+from anosynth.imaging import decode_image, encode_png
 from anosynth.layout import Layout
 from anosynth.looking.describe import tiles
 from anosynth.metrics.detection import image_metrics
@@ -19,10 +20,10 @@ from anosynth.params import PACKAGED, BrainMRISource, ELPVSource
 from anosynth.results import read_result
 from anosynth.shards.read import write_verdicts
 from anosynth.sources.index import read_records
-from anosynth.sources.lock import open_shots
+from anosynth.sources.lock import open_shots, read_lock
 from tasks import check_params, evaluate, fit_detector, index, select_shots
 from tests.sources.trees import picture, write
-from tests.tasks.measured import call
+from tests.tasks.measured import call, change
 from tests.toy import toy_params, write_params
 
 CATEGORY = "scan"
@@ -52,6 +53,9 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     params["split"] = {"rule": "as_given", "val_ratio": 0.0}
     params["arms"] = {"real": {"real_pairs": False}}
     params["detectors"] = {"patchcore": {"kind": "patchcore", "arms": ["real"], "coreset_ratio": 0.5, "neighbours": 2}}
+    for section in params.values():
+        if isinstance(section, dict) and isinstance(section.get("arms"), list):
+            section["arms"] = ["real"]  # the arms with pools of pairs are gone
     write_params(root, params)
     scans(root / "scans")
     call(check_params.run, root)
@@ -102,6 +106,29 @@ def test_no_pair_can_be_made_of_an_image_without_a_mask(layout: Layout) -> None:
     bad = [record for record in read_records(layout.index(CATEGORY)) if record.defect is not None]
     with pytest.raises(DataError, match=r"scan is labelled image by image, without masks, so tumor makes no pairs"):
         shots.images.mask(bad[0])
+
+
+def test_a_near_copy_of_what_is_no_shot_is_refused_unless_only_shots_are_watched(
+    layout: Layout, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(layout.root, tmp_path / "project"))
+    records = read_records(layout.index(CATEGORY))
+    shots = {shot.record.path for shot in read_lock(layout.shots(CATEGORY)).shots}
+    spare = next(one for one in records if one.role == "train" and one.path not in shots)
+    tested = next(one for one in records if one.role == "test" and one.defect is None)
+    image = decode_image((root / "scans" / spare.path).read_bytes(), name=spare.path).image
+    write(root / "scans" / tested.path, encode_png(image + np.uint8(5)))
+    call(index.run, root, category=CATEGORY)
+    with pytest.raises(DataError, match=r"are copies of one photograph"):
+        call(select_shots.run, root, category=CATEGORY)
+    change(root, "select_shots", {"near_copies": "shots"})
+    call(select_shots.run, root, category=CATEGORY)
+    shot = next(one for one in records if one.path in shots)
+    image = decode_image((root / "scans" / shot.path).read_bytes(), name=shot.path).image
+    write(root / "scans" / tested.path, encode_png(image + np.uint8(5)))
+    call(index.run, root, category=CATEGORY)
+    with pytest.raises(DataError, match=r"are copies of one photograph"):
+        call(select_shots.run, root, category=CATEGORY)
 
 
 def test_a_source_inside_a_package_needs_no_folder_of_the_project(tmp_path: Path) -> None:
