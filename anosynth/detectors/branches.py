@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from anosynth.params import OneToNormalSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+Level = TypeVar("Level")
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +63,9 @@ class Branches:
         """
         self._features, self._spec, self._prototypes = features, spec, prototypes
         self._switches = presets.switches(spec)
+        every = range(features.levels)
+        local = [level for level in every if level not in features.text_levels]
+        self._visual = local if local and self._switches.visual_levels == "local" else list(every)
 
     def see(self, image: NDArray[np.uint8], banks: tuple[Bank, ...]) -> Seen:
         """Compare an image with the bank and with text.
@@ -73,7 +78,7 @@ class Branches:
         if set(self._spec.branches) != {"personalized"}:
             patches = [level[0] for level in self._features.patch_levels([image])]
             if "normal" in self._spec.branches:
-                maps["normal"] = triplet.nearest_normal(patches, banks)
+                maps["normal"] = triplet.nearest_normal(self._compared(patches), self._compared(banks))
             if "text" in self._spec.branches:
                 maps["text"] = triplet.text_probability(patches, self._prototypes, self._features)
         return Seen(image, banks, maps)
@@ -90,7 +95,7 @@ class Branches:
             repair: whether the second pass may run, if its switch is on.
         """
         drawn = generator.draw([one.image for one in seen], strength=strength)
-        bases = [self._features.patch_levels([one.base]) for one in drawn]
+        bases = [self._compared(self._features.patch_levels([one.base])) for one in drawn]
         found = [self._first_pass(*triple) for triple in zip(seen, drawn, bases, strict=True)]
         if not (repair and self._switches.second_pass):
             return found
@@ -98,15 +103,19 @@ class Branches:
         repaired = generator.repair(drawn, cells, strength=self._spec.second_strength)
         again = []
         for base, picture in zip(bases, repaired, strict=True):
-            own, twins = [level[0] for level in base], self._features.patch_levels([picture])
+            own, twins = [level[0] for level in base], self._compared(self._features.patch_levels([picture]))
             again.append(Against(triplet.same_position(own, twins, tolerance=self._switches.tolerance), picture))
         return again
 
-    def _first_pass(self, one: Seen, drawn: Drawn, base: tuple[NDArray[np.float32], ...]) -> Against:
-        twins = self._features.patch_levels(list(drawn.twins))
+    def _compared(self, levels: Sequence[Level]) -> list[Level]:
+        """Of something per level, that of the levels that S_P and S_N look at."""
+        return [levels[level] for level in self._visual]
+
+    def _first_pass(self, one: Seen, drawn: Drawn, base: Sequence[NDArray[np.float32]]) -> Against:
+        twins = self._compared(self._features.patch_levels(list(drawn.twins)))
         at = self._choice(drawn, twins, one.banks)
         if self._switches.select != "patch_min":
-            twins = tuple(level[at : at + 1] for level in twins)
+            twins = [level[at : at + 1] for level in twins]
         own = [level[0] for level in base]
         return Against(triplet.same_position(own, twins, tolerance=self._switches.tolerance), drawn.twins[at])
 
@@ -120,7 +129,9 @@ class Branches:
                 return lowest(
                     np.array(
                         [
-                            triplet.branch_score(triplet.nearest_normal([level[at] for level in twins], banks))
+                            triplet.branch_score(
+                                triplet.nearest_normal([level[at] for level in twins], self._compared(banks))
+                            )
                             for at in range(len(drawn.twins))
                         ]
                     )

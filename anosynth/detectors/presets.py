@@ -19,6 +19,8 @@ class Switches:
     Attributes:
         solver, steps, guidance: how a twin is drawn; a twin takes the share r of `steps`.
         select: how one of the n twins is chosen, or "patch_min": none is, the best of them counts patch by patch.
+        visual_levels: levels that S_P and S_N compare: "all", or "local", without those that the encoder takes to text,
+            where a patch says more of the whole picture than of its place (all, if it takes every level there).
         tolerance: reach of S_P's neighbourhood in patches; 0 is the same place only.
         round_trip: twins are compared with the VAE's round trip of the query in place of the query itself, so that what
             the VAE loses counts for nothing.
@@ -35,6 +37,7 @@ class Switches:
     steps: int
     guidance: float
     select: Select
+    visual_levels: Literal["all", "local"]
     tolerance: int
     round_trip: bool
     calibrate_positions: bool
@@ -54,6 +57,7 @@ PAPER = Switches(
     steps=50,
     guidance=3.0,
     select="ssim_loss",
+    visual_levels="all",
     tolerance=0,
     round_trip=False,
     calibrate_positions=False,
@@ -68,6 +72,7 @@ BEST = Switches(
     steps=20,
     guidance=1.0,
     select="patch_min",
+    visual_levels="local",
     tolerance=1,
     round_trip=True,
     calibrate_positions=True,

@@ -340,3 +340,23 @@ def test_a_branch_that_cannot_tell_planted_defects_loses_its_weight() -> None:
         weights = built._known.weights
         assert 0.5 < weights["normal"] <= 1.0
         assert (weights["text"] == 0.0) == blind
+
+
+class Headed(TinyAligned):
+    """An encoder whose last level alone is taken to text."""
+
+    text_levels = (1,)
+
+
+@pytest.mark.parametrize(("visual_levels", "counted"), [("all", (0, 1)), ("local", (0,))])
+def test_local_levels_leave_out_those_that_go_to_text(visual_levels: str, counted: tuple[int, ...]) -> None:
+    changes = {"visual_levels": visual_levels, "branches": ["normal", "personalized"]}
+    built = OneToNormal(Headed(), source(), spec=spec(**changes), name="washer", seed=0, opening={})
+    built.fit(normals(2), ())
+    found = explained(built, queries()[3:])[0]
+    query, twin = (Headed().patch_levels([image]) for image in (queries()[3][1], found.twin))
+    bank = Headed().patch_levels([one.image for one in normals(2)])
+    far = [(1 - query[at][0].reshape(64, -1) @ bank[at].reshape(128, -1).T).min(axis=1).max() for at in counted]
+    apart = [(1 - (query[at][0] * twin[at][0]).sum(-1)).max() for at in counted]
+    assert found.scores["normal"] == pytest.approx(np.mean(far), abs=1e-5)
+    assert found.scores["personalized"] == pytest.approx(np.mean(apart), abs=1e-5)
