@@ -350,6 +350,12 @@ class EmbeddedFeatures(Section):
 FeatureSpec = EmbeddedFeatures
 
 
+Projection = Annotated[
+    str | None,
+    Field(description="file of tasks.train_projection (relative to the working folder); null: the closed form"),
+]
+
+
 class EmbeddedAligned(Section):
     """EfficientNet-Lite0 and MiniLM from their packages, joined by a closed-form map; no network needed."""
 
@@ -359,6 +365,7 @@ class EmbeddedAligned(Section):
     levels: tuple[Annotated[int, Field(ge=1, le=4)], ...] = Field(
         (2, 3), min_length=1, description="beside the head, which is always the last level; the first sets the grid"
     )
+    projection: Projection = None
 
     @model_validator(mode="after")
     def _levels_ascend(self) -> EmbeddedAligned:
@@ -377,6 +384,7 @@ class OpenClipAligned(Section):
     )
     size_px: int = Field(240, ge=32, le=1024, description="side of the input; what exceeds whole patches is cut")
     levels: int = Field(4, ge=1, le=64, description="evenly spaced depths up to the last block: 6, 12, 18, 24 of 24")
+    projection: Projection = None
 
 
 AlignedSpec = Annotated[EmbeddedAligned | OpenClipAligned, Field(discriminator="kind")]
@@ -700,6 +708,9 @@ class OneToNormalSpec(Section):
     steps: int | None = Field(None, ge=1, le=1000, description="of a full path, a twin takes r of them; 50; 20")
     guidance: float | None = Field(None, ge=0.0, le=30.0, description="paper (our default): 3; best: 1")
     select: Select | None = Field(None, description="of the n twins; paper: ssim_loss; best: patch_min")
+    visual_levels: Literal["all", "local"] | None = Field(
+        None, description="of S_P and S_N; paper: all; best: local, without the levels that the encoder takes to text"
+    )
     tolerance: int | None = Field(None, ge=0, le=3, description="reach in patches of S_P's comparison; 0; best: 1")
     round_trip: bool | None = Field(None, description="twins against the VAE's round trip of the query; best: true")
     calibrate_positions: bool | None = Field(None, description="S_P as z-score per place and level; best: true")
