@@ -761,6 +761,9 @@ class ArmParams(Section):
         False, description="the normal shots through the generator too: its traces then say nothing about defects"
     )
     methods: list[Slug] = Field(default_factory=list, description="pair pools by method name")
+    synthetic_ratio: Fraction | None = Field(
+        None, description="share of a batch that is synthetic in this arm, for sweeps; null: the detector's own"
+    )
 
 
 class FitDetectorParams(Section):

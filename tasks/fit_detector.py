@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from anosynth.detectors.build import build_detector, shaping_values, used_by
+from anosynth.detectors.build import build_detector, shaping_values, spec_for, used_by
 from anosynth.detectors.fits import ArmFits, Fits, fit_folder, keep, restore, write_fits
 from anosynth.fingerprint import digest_value
 from anosynth.layout import Layout
@@ -62,13 +62,14 @@ def run(
         aligned=aligned,
         backbone=backbone,
     )
-    shaping = shaping_values(detector_spec, parts=parts)
     store = ShardStore(layout.store_url())
     fits: dict[str, ArmFits] = {}
     fitted = 0
     with whole_folder(layout, layout.detector(category, detector)) as folder:
         for arm in detector_spec.arms:
             data = reader.read(arm, used_by(detector_spec, arms[arm]))
+            spec_of_arm = spec_for(detector_spec, arms[arm])
+            shaping = shaping_values(spec_of_arm, parts=parts)
             fingerprints: dict[int, str] = {}
             for fit_seed in fit_detector.seeds:
                 seeds = {
@@ -89,7 +90,7 @@ def run(
                 place.mkdir()
                 if not restore(store, fingerprint, place):
                     name = f"{detector} on {category}, arm {arm}, seed {fit_seed}"
-                    built = build_detector(detector_spec, parts=parts, compute=compute, name=name, **seeds)
+                    built = build_detector(spec_of_arm, parts=parts, compute=compute, name=name, **seeds)
                     built.fit(data.normals, data.pairs)
                     built.save(place)
                     keep(store, fingerprint, place)

@@ -151,6 +151,13 @@ def used_by(spec: DetectorSpec, arm: ArmParams) -> ArmParams:
             assert_never(spec)
 
 
+def spec_for(spec: DetectorSpec, arm: ArmParams) -> DetectorSpec:
+    """The spec with what the arm sets otherwise: its share of synthetic images, where the detector draws batches."""
+    if isinstance(spec, UNetSpec) and arm.synthetic_ratio is not None:
+        return spec.model_copy(update={"synthetic_ratio": arm.synthetic_ratio})
+    return spec
+
+
 def shaping_values(spec: DetectorSpec, *, parts: DetectorParts) -> dict[str, object]:
     """Everything about a detector, beside its data and seeds, that shapes what fitting gives: for fingerprints.
 

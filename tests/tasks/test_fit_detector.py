@@ -53,6 +53,22 @@ def test_every_arm_and_seed_is_fitted_once_and_found_again(project: Path, capsys
     assert not list((project / ".anosynth" / "tmp").iterdir())
 
 
+def test_an_arm_with_another_share_of_synthetic_images_is_fitted_anew_and_the_others_are_not(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fit(project, "unet", capsys) == 2
+    first = files(project, "unet")
+    perlin = {"real_normals": True, "real_pairs": True, "methods": ["perlin"], "synthetic_ratio": 1.0}
+    change(project, "arms", {"perlin": perlin})
+    assert fit(project, "unet", capsys) == 1
+    second = files(project, "unet")
+    assert second["real-0/weights.safetensors"] == first["real-0/weights.safetensors"]
+    assert second["perlin-0/weights.safetensors"] != first["perlin-0/weights.safetensors"]
+    change(project, "arms", {"perlin": {**perlin, "synthetic_ratio": 0.5}})
+    assert fit(project, "unet", capsys) == 0  # the detector's own share, said by the arm
+    assert files(project, "unet")["perlin-0/weights.safetensors"] == first["perlin-0/weights.safetensors"]
+
+
 def test_after_a_crash_only_the_missing_fits_are_made_and_the_bytes_are_those_of_an_unbroken_run(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
