@@ -11,7 +11,7 @@ from PIL import Image
 from scipy import ndimage
 
 from anosynth.fingerprint import digest_pixels
-from anosynth.params import CutPasteMethod, MethodSpec, PerlinMethod
+from anosynth.params import CutPasteMethod, PerlinMethod
 from anosynth.pools import pairs
 from anosynth.pools.real import RealNormal, RealPair
 from anosynth.samples import ShardJob
@@ -30,7 +30,7 @@ ROWS = (
     ("fabric", "hole"),
     ("tile", "crack"),
 )
-METHODS: tuple[tuple[str, MethodSpec], ...] = (
+METHODS: tuple[tuple[str, pairs.ControlSpec], ...] = (
     ("perlin", PerlinMethod.model_validate({"kind": "perlin"})),
     ("cutpaste", CutPasteMethod.model_validate({"kind": "cutpaste"})),
 )
@@ -51,7 +51,7 @@ def sheet(*, columns: int, size_px: int, seed: int) -> NDArray[np.uint8]:
 
 
 def _row(
-    category: str, defect: str, method: str, spec: MethodSpec, *, columns: int, size_px: int, seed: int
+    category: str, defect: str, method: str, spec: pairs.ControlSpec, *, columns: int, size_px: int, seed: int
 ) -> NDArray[np.uint8]:
     parents, shots = [], []
     for number in range(NUM_SHOTS):

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-PLANTING = CutPasteMethod(kind="cutpaste")
+PLANTING = CutPasteMethod(kind="cutpaste", source="shots", scale=(0.7, 1.4), max_turn_deg=180.0, feather_px=1.0)
 """How shots' defects are turned, scaled and pasted before they are drawn anew."""
 
 

@@ -154,7 +154,7 @@ def calibrate(
         key: the neutral colour of the parts.
 
     Returns:
-        The rule with the largest mean IoU; of those as good, the one in the middle.
+        The rule with the largest mean IoU; of those as good, a strict one in the middle.
 
     Raises:
         DataError: if there are no shots, or no threshold finds any of the defects.
@@ -242,10 +242,10 @@ def _search(
     lows: Sequence[float],
     edges: Sequence[float],
 ) -> MaskRule:
-    """The rule in the middle of those whose mean IoU is within `AS_GOOD` of the largest, ordered by their thresholds.
+    """Of the rules whose mean IoU is within `AS_GOOD` of the largest, a strict one with the middle `low`.
 
-    So there is room on both sides: for a sampler's ground, rougher than that of the autoencoder's round trip which the
-    thresholds are found on, and for defects fainter than the shots'.
+    A sampler's ground is rougher than that of the autoencoder's round trip which the thresholds are found on: specks
+    are kept out by `high` and `min_area`. The middle `low` leaves room for defects fainter than the shots'.
     """
     distances = [key_distance(part, key=key) for part in parts]
     nearby = [_nearby(distance) for distance in distances]
@@ -265,7 +265,6 @@ def _search(
             fit = float(np.mean(fits))
             rules.append(MaskRule(key, high, low, min_area, fit, edge))
     enough = max(rule.fit for rule in rules) - AS_GOOD
-    as_good = sorted(
-        (rule for rule in rules if rule.fit >= enough), key=lambda rule: (rule.low, rule.high, rule.min_area, rule.edge)
-    )
-    return as_good[len(as_good) // 2]
+    as_good = sorted((rule for rule in rules if rule.fit >= enough), key=lambda rule: rule.low)
+    low = as_good[len(as_good) // 2].low
+    return max((rule for rule in as_good if rule.low == low), key=lambda rule: (rule.high, rule.min_area, rule.fit))
