@@ -151,7 +151,7 @@ def test_every_name_that_does_not_exist_is_reported() -> None:
         }
     )
     assert lines == [
-        "grid.detectors: 'oracle' is not in detectors; there: patchcore, unet",
+        "grid.detectors: 'oracle' is not in detectors; there: one_to_normal, patchcore, unet",
         "detectors.unet.arms: 'imagined' is not in arms; there: cutpaste, normals, odd, perlin, real",
         "arms.odd.methods: 'gan' is not in grid.pairs; there: cutpaste, perlin",
     ]
