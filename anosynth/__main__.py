@@ -99,14 +99,37 @@ def doctor(arguments: argparse.Namespace) -> int:
 
 
 def export(arguments: argparse.Namespace) -> int:
-    """Write the backbone that params.yaml names as a self-contained diffusers folder."""
-    from anosynth.diffusion.export import export_backbone
+    """Write the backbone as a self-contained diffusers folder, or a category's pools as an MVTec folder."""
     from anosynth.params import load_params
 
     layout = _layout(arguments)
+    if arguments.format == "mvtec":
+        return _export_pools(arguments, layout)
+    from anosynth.diffusion.export import export_backbone
+
     export_backbone(load_params(layout.params()).backbone, arguments.folder, root=layout.root)
     size = sum(file.stat().st_size for file in arguments.folder.rglob("*") if file.is_file())
     print(f"{size / 1e6:.1f} MB written to {arguments.folder}")
+    return 0
+
+
+def _export_pools(arguments: argparse.Namespace, layout: Layout) -> int:
+    from anosynth.looking.export_pool import export_mvtec
+    from anosynth.params import load_params
+    from anosynth.shards.read import read_verdicts
+
+    grid = load_params(layout.params()).grid
+    category = arguments.category or (grid.categories[0] if len(grid.categories) == 1 else "")
+    if category not in grid.categories:
+        raise ParamsError(f"--category is {category!r}; it must be one of {', '.join(grid.categories)}")
+    keys = grid.pair_keys(category)
+    pools = {
+        defect: tuple(layout.pairs(category, key.defect, key.method) for key in keys if key.defect == defect)
+        for defect in grid.defects(category)
+    }
+    verdicts = read_verdicts(layout.verdicts(category))
+    done = export_mvtec(arguments.folder, normals=layout.normals(category), pairs=pools, verdicts=verdicts)
+    print(f"{done.normals} normals and {sum(done.pairs.values())} pairs of {category} written to {arguments.folder}")
     return 0
 
 
@@ -204,8 +227,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     added.add_argument("--store", default="", help="fsspec URL of the store (default: ANOSYNTH_STORE, or local)")
 
-    added = _add(commands, "export", export, "export --format diffusers backbone")
-    added.add_argument("--format", choices=("diffusers",), required=True, help="what to write")
+    added = _add(
+        commands, "export", export, "export --format diffusers backbone", "export --format mvtec --category washer out"
+    )
+    added.add_argument("--format", choices=("diffusers", "mvtec"), required=True, help="what to write")
+    added.add_argument("--category", metavar="NAME", default="", help="of the pools (mvtec); may be left out if alone")
     added.add_argument("folder", type=Path, metavar="FOLDER", help="where to; it must not exist yet")
 
     _add(commands, "leaks", leaks, "leaks", "leaks --root examples/other-project")
