@@ -60,7 +60,7 @@ bsdata-test: setup
 docs: setup
 	$(RUN) python -m anosynth.params_reference > docs/params.md
 
-# What runs made: the store of shards, DVC's cache and the pretraining's pictures and checkpoints included, days of it
-# perhaps. The environment stays.
+# What runs made: the store of shards, DVC's cache and the pretraining's pictures and checkpoints included.
+# The environment stays.
 clean:
 	rm -rf data models results .anosynth .dvc/cache .dvc/tmp
