@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).parent.parent.parent
 GATE = "check_params"
 NUM_STAGES = 15
 OUTSIDE_THE_GRAPH = {"pretrain_backbone", "train_projection"}
-NO_STAGE_OUTPUT = {"promotion", "params", "store_url", "pretrain_recipe", "pretraining"}
+NO_STAGE_OUTPUT = {"promotion", "projection", "params", "store_url", "pretrain_recipe", "pretraining"}
 
 # L0: values and types. A change there reaches a result only through a change in the packages that use it, and a new
 # section of params would otherwise make every stage stale. Fingerprints do not depend on it either. Progress is shown

@@ -23,7 +23,7 @@ from tasks._bind import bind, fill
 from tests.conftest import drawn_since, global_generators
 from tests.pipeline.conftest import run
 
-NUM_STAGES = 13
+NUM_STAGES = 19
 CODE = ("tasks", "anosynth")
 AS_PROCESS = {"check_params", "select_shots"}
 
