@@ -1,0 +1,487 @@
+"""Few shots: detectors on k = 1, 2, 4, 8 references, with and without a generated pool of normals; development only.
+
+    python examples/few_shot.py --out /tmp/few-shot --k 4 --seeds 2 --sets tile washer --detectors patchcore padim
+    python examples/few_shot.py --out /tmp/few-shot --bsdata FOLDER --backbone embedded
+
+Each cell (set, unit, k, seed, detector, pool) is one file below OUT/cells, written when it is measured; a cell whose
+file says the same fingerprint is not fitted again. OUT/table.md has mean ± sd over seeds, and One-to-Normal against
+PatchCore, paired by seed. What needs twins or a pool runs with --backbone only. The pool is not screened.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter
+
+from anosynth.detectors.build import DetectorParts, build_detector, shaping_values
+from anosynth.detectors.personalizer import TwinSource
+from anosynth.detectors.protocol import Detector, LabelledImage
+from anosynth.diffusion.adapters import Adapter, merged
+from anosynth.diffusion.latent import LatentDiffusion, backbone_identity, open_backbone
+from anosynth.diffusion.personalize import Subject, personalize, stored_adapter
+from anosynth.errors import AnosynthError, DataError, ParamsError
+from anosynth.features.aligned import AlignedFeatures, build_aligned
+from anosynth.features.encoder import PatchFeatures, build_features
+from anosynth.fingerprint import digest_value
+from anosynth.imaging import resize_image
+from anosynth.metrics.detection import image_metrics
+from anosynth.params import (
+    BackboneSpec,
+    ComputeParams,
+    DetectorSpec,
+    EmbeddedAligned,
+    EmbeddedBackbone,
+    EmbeddedFeatures,
+    GenerateNormalsParams,
+    OneToNormalSpec,
+    PaDiMSpec,
+    PatchCoreSpec,
+    PersonalizeNormalsParams,
+    PretrainedBackbone,
+    WinClipSpec,
+)
+from anosynth.pools import normals
+from anosynth.pools.real import RealNormal
+from anosynth.progress import track
+from anosynth.samples import ShardJob
+from anosynth.seeding import seed_for
+from anosynth.shards.plan import plan_shards
+from anosynth.shards.store import ShardStore
+
+sys.path.insert(0, str(Path(__file__).parent))
+from few_shot_encoders import LocalLevels, RememberedLevels, RememberedPatches
+from few_shot_report import Row, report
+from few_shot_sets import Picture, Set, Unit, available_sets, chosen_sets
+
+VERSION = 1
+ARM = ["few_shot"]
+REAL_WEIGHS_MORE = 0.8
+"""Of a generated image against a real one's 1, for every detector that can tell them apart; One-to-Normal's own."""
+GENERATOR_PX = 128
+Branches = list[Literal["personalized", "normal", "text"]]
+Pool = Literal["without", "with"]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A detector of the table.
+
+    Attributes:
+        spec: its settings.
+        aligned_patches: PatchCore on the aligned encoder's levels, which One-to-Normal compares.
+    """
+
+    spec: DetectorSpec
+    aligned_patches: bool = False
+
+    @property
+    def draws_twins(self) -> bool:
+        """Whether it cannot do without a backbone."""
+        return isinstance(self.spec, OneToNormalSpec) and "personalized" in self.spec.branches
+
+
+def _one_to_normal(preset: Literal["paper", "best"], branches: Branches) -> Contender:
+    return Contender(OneToNormalSpec(kind="one_to_normal", arms=ARM, preset=preset, branches=branches))
+
+
+# A coreset thins out the many patches of a whole training set; k images have few, and PatchCore keeps them all.
+_PATCHCORE = PatchCoreSpec(kind="patchcore", arms=ARM, coreset_ratio=1.0, synthetic_weight=REAL_WEIGHS_MORE)
+CONTENDERS: Mapping[str, Contender] = {
+    "patchcore": Contender(_PATCHCORE),
+    "patchcore_aligned": Contender(_PATCHCORE, aligned_patches=True),
+    "padim": Contender(PaDiMSpec(kind="padim", arms=ARM, synthetic_weight=REAL_WEIGHS_MORE)),
+    "winclip": Contender(WinClipSpec(kind="winclip", arms=ARM, synthetic_weight=REAL_WEIGHS_MORE)),
+    "one_to_normal_paper": _one_to_normal("paper", ["personalized", "normal", "text"]),
+    "one_to_normal_best": _one_to_normal("best", ["personalized", "normal", "text"]),
+    "one_to_normal_twinless": _one_to_normal("best", ["normal", "text"]),
+    "one_to_normal_personalized": _one_to_normal("best", ["personalized"]),
+    "one_to_normal_normal": _one_to_normal("best", ["normal"]),
+    "one_to_normal_text": _one_to_normal("best", ["text"]),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything but the cell that decides a number.
+
+    Attributes:
+        compute: threads, device.
+        encoder_px: side of the encoders' input.
+        backbone: draws twins and pools; None: neither.
+        adapting: how the backbone learns the references.
+        pool: of generated normals; None: cells without a pool only.
+    """
+
+    compute: ComputeParams
+    encoder_px: int
+    backbone: BackboneSpec | None
+    adapting: PersonalizeNormalsParams
+    pool: GenerateNormalsParams | None
+
+
+class Encoders:
+    """Opens each encoder once."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Open nothing yet."""
+        compute, side = settings.compute, settings.encoder_px
+        self.patches: Callable[[], PatchFeatures] = cache(
+            lambda: build_features(EmbeddedFeatures(kind="embedded", size_px=side), compute=compute)
+        )
+        self.aligned: Callable[[], AlignedFeatures] = cache(
+            lambda: build_aligned(EmbeddedAligned(kind="embedded", size_px=side), compute=compute)
+        )
+
+
+class Generator:
+    """The backbone, taught the references of one draw."""
+
+    def __init__(
+        self, settings: Settings, unit: Unit, references: Sequence[Picture], seed: int, *, store: ShardStore
+    ) -> None:
+        """Train nothing yet.
+
+        Args:
+            settings: backbone and how it learns.
+            unit: whose references they are.
+            references: the k shots.
+            seed: of training and of the pool.
+            store: keeps adapters.
+        """
+        self._settings, self._unit, self._store = settings, unit, store
+        self._slug, self._seed = f"{unit.set_name}-{unit.name}", seed_for(seed, "few_shot", "generator")
+        size_px = (GENERATOR_PX, GENERATOR_PX)
+        self._shots = [
+            RealNormal(resize_image(one.image, size_px=size_px), one.digest, unit.licence) for one in references
+        ]
+        self.source = TwinSource(
+            open_backbone=cache(self._open),
+            backbone_identity=cache(lambda: backbone_identity(self._spec)),
+            read_adapter=cache(self._adapter),
+            size_px=GENERATOR_PX,
+        )
+        self.pool = cache(self._pool)
+
+    @property
+    def _spec(self) -> BackboneSpec:
+        assert self._settings.backbone is not None, "a detector without a backbone asked for a twin"
+        return self._settings.backbone
+
+    def _open(self) -> LatentDiffusion:
+        return _opened(self._spec.model_dump_json(), self._settings.compute.model_dump_json())
+
+    def _adapter(self) -> Adapter:
+        subject = Subject(
+            category=self._slug,
+            name=self._unit.object_name,
+            mirror=False,
+            shot_ids=tuple(shot.sha256 for shot in self._shots),
+            size_px=GENERATOR_PX,
+            backbone=self.source.backbone_identity(),
+            seed=self._seed,
+        )
+        adapting, compute = self._settings.adapting, self._settings.compute
+        found = stored_adapter(subject.fingerprint(adapting, compute), self._store)
+        if found is not None:
+            return found
+        images = [shot.image for shot in self._shots]
+        return personalize(self.source.open_backbone(), images, subject, adapting, compute=compute, store=self._store)
+
+    def jobs(self) -> tuple[ShardJob, ...]:
+        """The plan of the pool; its fingerprints name everything that shapes it."""
+        pool = self._settings.pool
+        assert pool is not None, "a cell with a pool was asked for without one"
+        return plan_shards(
+            stage="few_shot",
+            pool="normals",
+            category=self._slug,
+            defect=None,
+            method=normals.METHOD,
+            n=pool.n,
+            shard_rows=pool.shard_rows,
+            batch_size=pool.batch_size,
+            seed=self._seed,
+            shape={"size_px": GENERATOR_PX, "name": self._unit.object_name, **pool.model_dump(mode="json")},
+            compute=self._settings.compute,
+            upstream={
+                "shots": digest_value([shot.sha256 for shot in self._shots]),
+                "backbone": self.source.backbone_identity(),
+                "adapter": self.source.read_adapter().digest,
+            },
+            algorithm=normals.ALGORITHM,
+        )
+
+    def _pool(self) -> tuple[LabelledImage, ...]:
+        pool, adapter, backbone = self._settings.pool, self.source.read_adapter(), self.source.open_backbone()
+        assert pool is not None
+        with merged(backbone.unet, adapter, backbone=backbone.identity):
+            prepared = normals.prepare(
+                backbone, self._shots, adapter=adapter.digest, name=self._unit.object_name, settings=pool
+            )
+            found = [sample for job in self.jobs() for sample in normals.samples(job, prepared, pool)]
+        return tuple(LabelledImage(one.spec.sample_id, one.image, None, synthetic=True) for one in found)
+
+
+@cache
+def _opened(backbone: str, compute: str) -> LatentDiffusion:
+    spec: BackboneSpec = TypeAdapter(BackboneSpec).validate_json(backbone)
+    return open_backbone(spec, compute=ComputeParams.model_validate_json(compute))
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One number of the table, before it is averaged.
+
+    Attributes:
+        unit, k, seed: the references and the queries.
+        name: of the detector.
+        pool: whether generated normals are among what it is fitted on.
+    """
+
+    unit: Unit
+    k: int
+    seed: int
+    name: str
+    pool: Pool
+
+    @property
+    def draw_seed(self) -> int:
+        """Of everything drawn while fitting; equal for all detectors."""
+        return seed_for(self.seed, "few_shot", "fit", self.unit.set_name, self.unit.name)
+
+    def fingerprint(
+        self, spec: DetectorSpec, parts: DetectorParts, generator: Generator, compute: ComputeParams
+    ) -> str:
+        """Digest of everything that shapes the number."""
+        return digest_value(
+            {
+                "version": VERSION,
+                "detector": shaping_values(spec, parts=parts),
+                "references": [one.digest for one in self.unit.references(self.k, self.seed)],
+                "queries": [[one.digest, one.anomalous] for one in self.unit.queries],
+                "pool": [job.fingerprint for job in generator.jobs()] if self.pool == "with" else [],
+                "seed": self.draw_seed,
+                "compute": compute.model_dump(mode="json"),
+            }
+        )
+
+    def measured(self, detector: Detector, made: Sequence[LabelledImage]) -> tuple[Row, dict[str, object]]:
+        """Fit, ask, and compare with the labels.
+
+        Args:
+            detector: not fitted.
+            made: generated normals.
+
+        Returns:
+            The cell, and what its file says beside.
+        """
+        started, unit = time.monotonic(), self.unit
+        references = unit.references(self.k, self.seed)
+        real = [LabelledImage(one.name, one.image, None, synthetic=False) for one in references]
+        detector.fit([*real, *made], [])
+        answers = detector.predict((one.name, one.image) for one in unit.queries)
+        scores = np.array([answer.score for answer in answers])
+        found = image_metrics(scores, np.array([one.anomalous for one in unit.queries]))
+        row = Row(unit.set_name, unit.name, self.k, self.seed, self.name, self.pool, found.auroc, found.ap)
+        return row, {
+            "references": [one.name for one in references],
+            "scores": {one.name: float(score) for one, score in zip(unit.queries, scores, strict=True)},
+            "pool_images": len(made),
+            "seconds": round(time.monotonic() - started, 3),
+        }
+
+
+def measure(
+    settings: Settings,
+    sets: Iterable[Set],
+    *,
+    ks: Sequence[int],
+    seeds: Sequence[int],
+    contenders: Mapping[str, Contender],
+    out: Path,
+) -> tuple[list[Row], int]:
+    """Measure every cell that is not there yet.
+
+    Args:
+        settings: encoders and generator.
+        sets: what to measure on.
+        ks: numbers of references.
+        seeds: of references and noise.
+        contenders: detectors by name; those that draw twins are passed over without a backbone.
+        out: folder of the cells.
+
+    Returns:
+        All cells asked for, and how many of them were fitted now.
+    """
+    rows, fitted, encoders, store = [], 0, Encoders(settings), ShardStore(out / "store")
+    pools: tuple[Pool, ...] = ("without",) if settings.pool is None else ("without", "with")
+    for unit in (unit for one in sets for unit in one.units()):
+        pictures = {one.digest for k in ks for seed in seeds for one in unit.references(k, seed)}
+        digests = frozenset(pictures | {one.digest for one in unit.queries})
+        patches = cache(lambda digests=digests: RememberedPatches(encoders.patches(), digests))
+        levels = cache(lambda digests=digests: RememberedLevels(encoders.aligned(), digests))
+        todo = [(k, seed, name, pool) for k in ks for seed in seeds for name in contenders for pool in pools]
+        draw = cache(lambda k, seed, unit=unit: Generator(settings, unit, unit.references(k, seed), seed, store=store))
+        for k, seed, name, pool in track(todo, total=len(todo), doing=f"{unit.set_name} {unit.name}", unit="cell"):
+            contender, generator = contenders[name], draw(k, seed)
+            aligned_patches = cache(lambda levels=levels: LocalLevels(levels()))
+            parts = DetectorParts(
+                open_features=aligned_patches if contender.aligned_patches else patches,
+                open_aligned=levels,
+                twins=generator.source,
+                object_name=unit.object_name,
+                opening={},
+            )
+            cell = Cell(unit, k, seed, name, pool)
+            path = out / "cells" / unit.set_name / unit.name / f"k{k}-seed{seed}" / f"{name}-{pool}.json"
+            fingerprint = cell.fingerprint(contender.spec, parts, generator, settings.compute)
+            row = _read(path, fingerprint)
+            if row is None:
+                detector = build_detector(
+                    contender.spec, parts=parts, compute=settings.compute, draw_seed=cell.draw_seed, name=name
+                )
+                row, values = cell.measured(detector, generator.pool() if pool == "with" else ())
+                _write(path, {"version": VERSION, "fingerprint": fingerprint, "cell": asdict(row), **values})
+                fitted += 1
+            rows.append(row)
+    return rows, fitted
+
+
+def _read(path: Path, fingerprint: str) -> Row | None:
+    """The cell of a file, if it is there and of this fingerprint."""
+    if not path.exists():
+        return None
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+        return Row(**there["cell"]) if there["fingerprint"] == fingerprint else None
+    except (ValueError, KeyError, TypeError):
+        raise DataError(f"{path}: not a cell that this script wrote; remove it and run again") from None
+
+
+def _write(path: Path, value: Mapping[str, object] | str) -> None:
+    """Write a file that is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n"
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def chosen_contenders(names: Sequence[str], *, backbone: bool) -> dict[str, Contender]:
+    """Return the detectors of these names, or all that can run.
+
+    Raises:
+        ParamsError: if a name is unknown, or one that draws twins is asked for without a backbone.
+    """
+    for name in names:
+        if name not in CONTENDERS:
+            raise ParamsError(f"--detectors {name}: not there; there: {', '.join(CONTENDERS)}")
+        if CONTENDERS[name].draws_twins and not backbone:
+            raise ParamsError(f"--detectors {name}: it draws twins; add --backbone embedded, or a folder")
+    return {
+        name: CONTENDERS[name]
+        for name in dict.fromkeys(names or CONTENDERS)
+        if backbone or not CONTENDERS[name].draws_twins
+    }
+
+
+def read_settings(chosen: argparse.Namespace) -> Settings:
+    """Turn the command line into settings.
+
+    Raises:
+        ParamsError: if the backbone is no folder.
+    """
+    backbone: BackboneSpec | None = None
+    if chosen.backbone == "embedded":
+        backbone = EmbeddedBackbone(kind="embedded")
+    elif chosen.backbone:
+        if not Path(chosen.backbone).is_dir():
+            raise ParamsError(f"--backbone {chosen.backbone}: no such folder, and not the word embedded")
+        backbone = PretrainedBackbone(kind="pretrained", path=str(Path(chosen.backbone).resolve()))
+    pool = None
+    if backbone is not None and chosen.pool:
+        pool = GenerateNormalsParams(
+            n=chosen.pool, shard_rows=chosen.pool, batch_size=8, solver="dpm_solver", steps=10, guidance=1.0
+        )
+    return Settings(
+        compute=ComputeParams(threads=chosen.threads, dtype="float32", device="cpu"),
+        encoder_px=chosen.encoder_px,
+        backbone=backbone,
+        adapting=PersonalizeNormalsParams(
+            rank=8, alpha=8.0, steps=chosen.adapting_steps, prior_images=0, prior_weight=0.0
+        ),
+        pool=pool,
+    )
+
+
+def _at_least(least: int, *, multiple_of: int = 1) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < least or int(text) % multiple_of:
+            rest = f", a multiple of {multiple_of}" if multiple_of > 1 else ""
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}{rest}")
+        return int(text)
+
+    return read
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python examples/few_shot.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of cells and table; run again to go on")
+    parser.add_argument("--bsdata", default=os.environ.get("ANOSYNTH_BSDATA", ""), help="folder of BSData")
+    parser.add_argument("--k", type=_at_least(1), nargs="+", default=[1, 2, 4, 8], help="numbers of references")
+    parser.add_argument("--seeds", type=_at_least(1), default=5, help="how many, from 0")
+    parser.add_argument(
+        "--sets", nargs="+", default=[], help="procedural categories, bsdata, digits, elpv; default: all"
+    )
+    parser.add_argument("--detectors", nargs="+", default=[], help=f"of {', '.join(CONTENDERS)}; default: all")
+    parser.add_argument("--backbone", default="", help="embedded, or a diffusers folder; without it no twins, no pool")
+    parser.add_argument("--pool", type=_at_least(0), default=26, help="generated normals in cells with a pool; 0: none")
+    parser.add_argument("--adapting-steps", type=_at_least(1), default=40, help="of training on the references")
+    parser.add_argument("--queries", type=_at_least(1), default=40, help="most normal, and most anomalous, of a unit")
+    parser.add_argument("--size-px", type=_at_least(64, multiple_of=8), default=128, help="of rendered pictures")
+    parser.add_argument("--encoder-px", type=_at_least(64, multiple_of=32), default=224, help="input of the encoders")
+    parser.add_argument("--threads", type=_at_least(1), default=2, help="of torch")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the command line, measure, write the table; wrong input ends with one sentence and exit code 2."""
+    chosen = _parser().parse_args(arguments)
+    try:
+        torch.set_num_threads(chosen.threads)
+        settings = read_settings(chosen)
+        contenders = chosen_contenders(chosen.detectors, backbone=settings.backbone is not None)
+        there = available_sets(bsdata_folder=chosen.bsdata, queries=chosen.queries, size_px=chosen.size_px)
+        rows, fitted = measure(
+            settings,
+            chosen_sets(chosen.sets, there),
+            ks=sorted(set(chosen.k)),
+            seeds=range(chosen.seeds),
+            contenders=contenders,
+            out=chosen.out,
+        )
+    except AnosynthError as error:
+        print(f"few_shot: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    passed_over = [name for name in CONTENDERS if name not in contenders and not chosen.detectors]
+    text = report(rows, passed_over=passed_over)
+    _write(chosen.out / "table.md", text)
+    print(f"{text}\nfew_shot: {len(rows)} cells ({fitted} fitted now), in {chosen.out / 'table.md'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,280 @@
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from anosynth.errors import DataError
+from anosynth.features.aligned import AlignedFeatures, build_aligned
+from anosynth.features.encoder import build_features
+from anosynth.fingerprint import digest_pixels
+from anosynth.params import (
+    ComputeParams,
+    DigitsSource,
+    EmbeddedAligned,
+    EmbeddedFeatures,
+    GenerateNormalsParams,
+    ObjectParams,
+    ToyBackbone,
+)
+from anosynth.sources.open import open_source
+from tests.sources.trees import mvtec_tree, picture
+
+REPOSITORY = Path(__file__).parent.parent.parent
+sys.path.insert(0, str(REPOSITORY / "examples"))  # the example's files import each other by name
+
+few_shot = import_module("few_shot")
+few_shot_encoders = import_module("few_shot_encoders")
+few_shot_report = import_module("few_shot_report")
+few_shot_sets = import_module("few_shot_sets")
+
+TINY = ["--queries", "5", "--size-px", "64", "--encoder-px", "64", "--threads", "1"]
+COMPUTE = ComputeParams(threads=1, dtype="float32", device="cpu")
+
+
+def run(out: Path, *arguments: str) -> None:
+    few_shot.main(["--out", str(out), "--sets", "washer", "--k", "1", "2", "--seeds", "2", *TINY, *arguments])
+
+
+def cells(out: Path) -> dict[str, dict[str, object]]:
+    return {
+        path.relative_to(out / "cells").as_posix(): json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted((out / "cells").rglob("*.json"))
+    }
+
+
+def auroc_by_pairs(scores: list[float], anomalous: list[bool]) -> float:
+    up = [score for score, one in zip(scores, anomalous, strict=True) if one]
+    down = [score for score, one in zip(scores, anomalous, strict=True) if not one]
+    return statistics.mean((a > b) + 0.5 * (a == b) for a in up for b in down)
+
+
+def ap_by_thresholds(scores: list[float], anomalous: list[bool]) -> float:
+    total, before = 0.0, 0.0
+    for threshold in sorted(set(scores), reverse=True):
+        flagged = [one for score, one in zip(scores, anomalous, strict=True) if score >= threshold]
+        recall = sum(flagged) / sum(anomalous)
+        total += (recall - before) * sum(flagged) / len(flagged)
+        before = recall
+    return total
+
+
+@pytest.fixture(scope="module")
+def washer() -> Any:
+    (unit,) = few_shot_sets.available_sets(bsdata_folder="", queries=5, size_px=64)["washer"].units()
+    return unit
+
+
+def test_a_cell_is_what_the_detector_gives_directly(
+    tmp_path: Path, washer: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path, "--detectors", "patchcore", "padim")
+    found = cells(tmp_path)
+    assert len(found) == 2 * 2 * 2  # k, seeds, detectors
+    cell = found["washer/washer/k2-seed1/patchcore-without.json"]
+    references = washer.references(2, 1)
+    assert cell["references"] == [one.name for one in references]
+
+    # PatchCore without a coreset, written out: the farthest patch, weighed by the 9 neighbours of its match
+    features = build_features(EmbeddedFeatures(kind="embedded", size_px=64), compute=COMPUTE)
+    patches = features.patches([one.image for one in references]).astype(np.float64)
+    bank = patches.reshape(-1, patches.shape[-1])
+    scores = []
+    for query in washer.queries:
+        own = features.patches([query.image]).astype(np.float64).reshape(-1, bank.shape[1])
+        apart = np.linalg.norm(own[:, None] - bank[None], axis=2)
+        at = int(apart.min(axis=1).argmax())
+        match = int(apart[at].argmin())
+        around = np.argsort(np.linalg.norm(bank - bank[match], axis=1), kind="stable")[:9]
+        weight = 1.0 - math.exp(apart[at, match]) / np.exp(apart[at, around]).sum()
+        scores.append(weight * apart[at, match])
+    anomalous = [query.anomalous for query in washer.queries]
+    told = cell["scores"]
+    assert isinstance(told, dict)
+    assert [told[query.name] for query in washer.queries] == pytest.approx(scores, rel=1e-3)
+    row = cell["cell"]
+    assert isinstance(row, dict)
+    assert row["auroc"] == pytest.approx(auroc_by_pairs(scores, anomalous))
+    assert row["ap"] == pytest.approx(ap_by_thresholds(scores, anomalous))
+
+    # the table is made of the cells
+    table = (tmp_path / "table.md").read_text(encoding="utf-8")
+    for detector in ("patchcore", "padim"):
+        said = [f"| {detector} | without"]
+        for metric in ("auroc", "ap"):
+            for k in (1, 2):
+                values = [found[f"washer/washer/k{k}-seed{s}/{detector}-without.json"]["cell"][metric] for s in (0, 1)]  # type: ignore[index]
+                said.append(f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}")
+        assert " | ".join(said) + " |" in table.splitlines()
+    assert "8 cells (8 fitted now)" in capsys.readouterr().out
+
+
+def test_a_second_run_fits_only_what_is_missing_or_stale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(tmp_path, "--detectors", "padim")
+    first, table = cells(tmp_path), (tmp_path / "table.md").read_bytes()
+    run(tmp_path, "--detectors", "padim")
+    assert "4 cells (0 fitted now)" in capsys.readouterr().out
+    assert (cells(tmp_path), (tmp_path / "table.md").read_bytes()) == (first, table)
+
+    folder = tmp_path / "cells/washer/washer"
+    (folder / "k1-seed0/padim-without.json").unlink()
+    stale = folder / "k2-seed0/padim-without.json"
+    stale.write_text(json.dumps({**json.loads(stale.read_text(encoding="utf-8")), "fingerprint": "old"}))
+    run(tmp_path, "--detectors", "padim")
+    assert "4 cells (2 fitted now)" in capsys.readouterr().out
+    again = cells(tmp_path)
+    assert {name: one["cell"] for name, one in again.items()} == {name: one["cell"] for name, one in first.items()}
+    run(tmp_path, "--detectors", "padim", "--queries", "4")
+    assert "4 cells (4 fitted now)" in capsys.readouterr().out
+
+
+def test_references_are_nested_and_no_query_is_one(washer: Any) -> None:
+    for seed in range(3):
+        eight = washer.references(8, seed)
+        assert len({one.digest for one in eight}) == 8
+        assert all(washer.references(k, seed) == eight[:k] for k in (1, 2, 4))
+    assert washer.references(8, 0) != washer.references(8, 1)
+    candidates, queries = ({one.digest for one in some} for some in (washer.candidates, washer.queries))
+    assert not candidates & queries
+    assert [one.anomalous for one in washer.queries] == [False] * 5 + [True] * 5
+    with pytest.raises(DataError, match="33 references asked for, 32 normal images may be one"):
+        washer.references(33, 0)
+
+
+def bsdata_tree(root: Path) -> Path:
+    """Positions a and b may train, z tests; every file of z is garbage, so whoever reads one fails."""
+    folder = mvtec_tree(root, category="ball_screw", num_train=4, num_test=1, defects={"pitting": 6})
+    groups = {f"train/good/{at:03d}.png": name for at, name in enumerate("aabb")} | {"test/good/000.png": "z"}
+    groups |= {f"test/pitting/{at:03d}.png": ("a", "b", "z", "z", "z", "z")[at] for at in range(6)}
+    for path, group in groups.items():
+        if group == "z":
+            (folder / path).write_bytes(b"not to be read")
+    text = "\n".join(["path,group", *(f"{path},{group}" for path, group in groups.items())])
+    (folder / "groups.csv").write_text(text, encoding="utf-8")
+    return root
+
+
+def test_bsdata_is_asked_about_left_out_training_positions_alone(tmp_path: Path) -> None:
+    folder = bsdata_tree(tmp_path)
+    units = list(few_shot_sets.available_sets(bsdata_folder=str(folder), queries=5, size_px=64)["bsdata"].units())
+    assert [unit.name for unit in units] == ["without-a", "without-b"]
+    for unit, left, own in zip(units, ("002", "000"), ("000", "002"), strict=True):
+        names = [one.name for one in unit.candidates]
+        assert (len(names), names[0][-7:-4]) == (2, left)
+        assert next(one.name[-7:-4] for one in unit.queries if not one.anomalous) == own
+        assert [one.anomalous for one in unit.queries] == [False, False, True]
+
+
+@pytest.mark.skipif(find_spec("sklearn") is None, reason="scikit-learn is not installed")
+def test_digits_never_read_a_normal_test_image() -> None:
+    unit = next(iter(few_shot_sets.available_sets(bsdata_folder="", queries=6, size_px=64)["digits"].units()))
+    obj = ObjectParams.model_validate({"name": "digit", "folder": "0"})
+    spec = DigitsSource(kind="digits")
+    items = {
+        item.path: item for item in open_source(spec, category="digit_0", obj=obj, defects=(), root=REPOSITORY, seed=0)
+    }
+    read = [*unit.candidates, *unit.queries]
+    assert len(read) == few_shot_sets.CANDIDATES + 12
+    assert {items[one.name].part for one in read if not one.anomalous} == {"train"}
+    assert all(min(one.image.shape[:2]) == few_shot_sets.MIN_SIDE_PX for one in read)
+
+
+def test_remembered_features_are_the_features() -> None:
+    features: AlignedFeatures = build_aligned(EmbeddedAligned(kind="embedded", size_px=64), compute=COMPUTE)
+    images = [picture(seed, height=64, width=64) for seed in range(3)]
+    remembered = few_shot_encoders.RememberedLevels(features, frozenset(map(digest_pixels, images[:2])))
+    for _ in range(2):
+        for own, direct in zip(remembered.patch_levels(images), features.patch_levels(images), strict=True):
+            np.testing.assert_array_equal(own, direct)
+    local = few_shot_encoders.LocalLevels(remembered).patches(images)
+    np.testing.assert_array_equal(local, np.concatenate(features.patch_levels(images)[:-1], axis=-1))
+
+
+def row(set_name: str, seed: int, detector: str, auroc: float, *, unit: str = "u", pool: str = "without") -> object:
+    return few_shot_report.Row(set_name, unit, 4, seed, detector, pool, auroc, 0.5)
+
+
+def test_the_comparison_is_paired_by_seed_within_and_over_the_real_sets() -> None:
+    base = {"bsdata": (0.80, 0.70, 0.75), "digits": (0.90, 0.95, 0.85)}
+    best = {"bsdata": (0.85, 0.80, 0.78), "digits": (0.92, 0.96, 0.90)}
+    rows = [
+        row(name, seed, detector, value)
+        for detector, values in (("patchcore", base), ("one_to_normal_best", best))
+        for name in values
+        for seed, value in enumerate(values[name])
+    ]
+    rows += [row("tile", 0, "patchcore", 0.5)]  # a procedural set is not counted
+    text = few_shot_report.report(rows, passed_over=["padim"])
+    gains = [statistics.mean(best[n][s] - base[n][s] for n in base) for s in range(3)]
+    half = 4.302653 * statistics.stdev(gains) / math.sqrt(3)  # t at 97.5 %, 2 degrees of freedom
+    errors = [1.0 - statistics.mean(v for one in values.values() for v in one) for values in (base, best)]
+    mean = statistics.mean(gains)
+    assert (
+        f"| 4 | one_to_normal_best | patchcore | mean of real sets | {errors[0]:.4f} | {errors[1]:.4f} | {mean:+.4f} | "
+        f"[{mean - half:+.4f}, {mean + half:+.4f}] | {100 * mean / errors[0]:+.0f} % | 3 |"
+    ) in text.splitlines()
+    assert "Not run, for want of a backbone that draws (--backbone): padim." in text
+    assert "Paired by seed, procedural" not in text
+
+
+def test_a_seed_without_all_units_is_left_out_and_a_pool_is_compared_with_none() -> None:
+    rows = [row("bsdata", seed, "padim", 0.6, unit=unit) for seed in (0, 1) for unit in "uv"]
+    rows += [row("bsdata", 0, "padim", value, unit=unit, pool="with") for unit, value in (("u", 0.7), ("v", 0.9))]
+    rows += [row("bsdata", 1, "padim", 0.9, unit="u", pool="with")]
+    lines = few_shot_report.report(rows, passed_over=[]).splitlines()
+    assert "| padim | with | 0.800 ± 0.000 | 0.500 ± 0.000 |" in lines
+    assert "| 4 | padim with pool | padim | bsdata | 0.4000 | 0.2000 | +0.2000 | – | +50 % | 1 |" in lines
+
+
+def test_a_generator_fills_the_pool_and_draws_twins(tmp_path: Path) -> None:
+    settings = few_shot.Settings(
+        compute=COMPUTE,
+        encoder_px=64,
+        backbone=ToyBackbone(kind="toy"),
+        adapting=few_shot.read_settings(
+            few_shot._parser().parse_args(["--out", "x", "--adapting-steps", "1"])
+        ).adapting,
+        pool=GenerateNormalsParams(n=2, shard_rows=2, batch_size=2, steps=2, guidance=1.0),
+    )
+    sets = [few_shot_sets.available_sets(bsdata_folder="", queries=2, size_px=64)["washer"]]
+    contenders = {name: few_shot.CONTENDERS[name] for name in ("patchcore", "one_to_normal_personalized")}
+    found = [few_shot.measure(settings, sets, ks=[2], seeds=[0], contenders=contenders, out=tmp_path) for _ in range(2)]
+    assert [fitted for _, fitted in found] == [4, 0]
+    assert found[0][0] == found[1][0]
+    written = cells(tmp_path)
+    pools = {name.rpartition("/")[2]: one["pool_images"] for name, one in written.items()}
+    assert pools == {f"{name}-{pool}.json": 2 * (pool == "with") for name in contenders for pool in ("without", "with")}
+
+
+def test_wrong_input_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ANOSYNTH_BSDATA", raising=False)
+    broken = tmp_path / "cells/washer/washer/k1-seed0/padim-without.json"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("{", encoding="utf-8")
+    wrong = (
+        (["--sets", "bsdata"], "--sets bsdata: not there; it needs --bsdata FOLDER"),
+        (["--sets", "bottle"], "--sets bottle: not there; there: cast_metal"),
+        (["--bsdata", str(tmp_path / "none"), "--sets", "bsdata"], "no such folder"),
+        (["--detectors", "unet"], "--detectors unet: not there; there: patchcore"),
+        (["--detectors", "one_to_normal_best"], "it draws twins; add --backbone"),
+        (["--backbone", str(tmp_path / "none")], "no such folder"),
+        (["--sets", "washer", "--detectors", "padim", "--k", "1"], "not a cell that this script wrote"),
+    )
+    for arguments, message in wrong:
+        with pytest.raises(SystemExit) as ended:
+            few_shot.main(["--out", str(tmp_path), *TINY, *arguments])
+        assert ended.value.code == 2
+        said = capsys.readouterr().err.strip()
+        assert said.startswith("few_shot: ")
+        assert message in said
+        assert "\n" not in said
