@@ -132,8 +132,6 @@ def test_a_second_run_fits_only_what_is_missing_or_stale(tmp_path: Path, capsys:
     assert "4 cells (2 fitted now)" in capsys.readouterr().out
     again = cells(tmp_path)
     assert {name: one["cell"] for name, one in again.items()} == {name: one["cell"] for name, one in first.items()}
-    run(tmp_path, "--detectors", "padim", "--queries", "4")
-    assert "4 cells (4 fitted now)" in capsys.readouterr().out
 
 
 def test_references_are_nested_and_no_query_is_one(washer: Any) -> None:
@@ -245,7 +243,10 @@ def test_a_generator_fills_the_pool_and_draws_twins(tmp_path: Path) -> None:
         pool=GenerateNormalsParams(n=2, shard_rows=2, batch_size=2, steps=2, guidance=1.0),
     )
     sets = [few_shot_sets.available_sets(bsdata_folder="", queries=2, size_px=64)["washer"]]
-    contenders = {name: few_shot.CONTENDERS[name] for name in ("patchcore", "one_to_normal_personalized")}
+    twins = few_shot.CONTENDERS["one_to_normal_personalized"].spec.model_copy(
+        update={"num_prompts": 1, "steps": 4, "strengths": (), "second_pass": False, "weigh_branches": False}
+    )
+    contenders = {"patchcore": few_shot.CONTENDERS["patchcore"], "twins": few_shot.Contender(twins)}
     found = [few_shot.measure(settings, sets, ks=[2], seeds=[0], contenders=contenders, out=tmp_path) for _ in range(2)]
     assert [fitted for _, fitted in found] == [4, 0]
     assert found[0][0] == found[1][0]
