@@ -7,7 +7,7 @@ from pathlib import Path
 
 from anosynth.layout import Layout
 
-KEYS = {"category": "washer", "defect": "scratch", "method": "perlin", "detector": "unet"}
+KEYS = {"category": "washer", "defect": "scratch", "method": "perlin", "detector": "unet", "arm": "real"}
 
 
 def all_paths(layout: Layout) -> dict[str, Path]:
