@@ -97,6 +97,7 @@ def test_a_defect_without_images_is_named(indexed: Layout) -> None:
     }
     raw["arms"] = {"real": {"real_normals": True, "real_pairs": True, "synthetic_normals": False, "methods": []}}
     raw["detectors"] = {name: {**spec, "arms": ["real"]} for name, spec in raw["detectors"].items()}  # type: ignore[attr-defined]
+    raw["classify"] = {**raw["classify"], "arms": ["real"]}  # type: ignore[dict-item]
     with pytest.raises(DataError, match=r"2 dent asked for, 0 there \(defects in the index: scratch\)"):
         run(parse_params(raw), indexed)
 
