@@ -15,6 +15,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -123,7 +124,7 @@ def available_sets(*, bsdata_folder: str, queries: int, size_px: int) -> dict[st
         size_px: side of the rendered pictures.
     """
     found = {
-        category: Set(category, lambda category=category: _procedural(category, queries=queries, size_px=size_px))  # type: ignore[misc]
+        category: Set(category, partial(_procedural, category, queries=queries, size_px=size_px))
         for category in CATEGORIES
     }
     if bsdata_folder:

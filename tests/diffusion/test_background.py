@@ -42,6 +42,7 @@ from anosynth.diffusion.solver import SamplerSettings
 from anosynth.errors import DataError
 from anosynth.params import ComputeParams
 from anosynth.seeding import torch_generators
+from tests.blobs import Blobs
 
 FORMS: tuple[Form, ...] = ("paper", "code")
 COMPUTE = ComputeParams(threads=1, dtype="float32", device="cpu")
@@ -323,24 +324,6 @@ def shots(backbone: LatentDiffusion) -> DualSet:
     return DualSet(
         backbone.encode_moments(pictures(3)), backbone.encode_moments(pictures(3, 1)), text, (0, 0, 0), (1, 1, 1)
     )
-
-
-class Blobs:
-    """Checkpoints in memory; may refuse to go on after some."""
-
-    def __init__(self, stop_after: int | None = None) -> None:
-        self.kept: dict[str, bytes] = {}
-        self.stop_after = stop_after
-
-    def put_blob(self, key: str, data: bytes) -> None:
-        self.kept[key] = data
-        if self.stop_after is not None:
-            self.stop_after -= 1
-            if self.stop_after == 0:
-                raise KeyboardInterrupt
-
-    def get_blob(self, key: str) -> bytes | None:
-        return self.kept.get(key)
 
 
 def fit(

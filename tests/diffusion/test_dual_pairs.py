@@ -20,28 +20,11 @@ from anosynth.diffusion.solver import SamplerSettings
 from anosynth.errors import TrainingError
 from anosynth.params import ComputeParams, ToyBackbone
 from anosynth.seeding import torch_generators
+from tests.blobs import Blobs
 
 COMPUTE = ComputeParams(threads=1, dtype="float32", device="cpu")
 SHAPE = DualShape(mode="default", rank=2, alpha=2.0, inner=4)
 SIZE = 64
-
-
-class Blobs:
-    """Checkpoints in memory; may refuse to go on after some."""
-
-    def __init__(self, stop_after: int | None = None) -> None:
-        self.kept: dict[str, bytes] = {}
-        self.stop_after = stop_after
-
-    def put_blob(self, key: str, data: bytes) -> None:
-        self.kept[key] = data
-        if self.stop_after is not None:
-            self.stop_after -= 1
-            if self.stop_after == 0:
-                raise KeyboardInterrupt
-
-    def get_blob(self, key: str) -> bytes | None:
-        return self.kept.get(key)
 
 
 @pytest.fixture(scope="module")

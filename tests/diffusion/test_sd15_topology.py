@@ -27,6 +27,7 @@ from anosynth.diffusion.solver import SamplerSettings
 from anosynth.errors import BackboneError
 from anosynth.params import ComputeParams, PretrainedBackbone
 from anosynth.seeding import torch_generators
+from tests.blobs import Blobs
 
 SIZE = 64
 # unet/config.json, vae/config.json and scheduler_config.json of Stable Diffusion 1.5, with other widths alone.
@@ -75,16 +76,6 @@ SCHEDULER = {
 }
 PLAIN = DualShape(mode="default", rank=4, alpha=4.0, inner=8)
 PAPER = DualShape(mode="paper", rank=4, alpha=4.0, inner=8)
-
-
-class Blobs:
-    """A store that keeps nothing."""
-
-    def put_blob(self, key: str, data: bytes) -> None:
-        """Drop it."""
-
-    def get_blob(self, key: str) -> bytes | None:
-        return None
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,8 @@ from anosynth.pools.dual_fit import fit, stored_dual, views
 from anosynth.pools.dual_terms import terms_from_json
 from anosynth.pools.masks import GREY
 from anosynth.pools.real import RealPair
-from tests.pools.dual_small import Blobs, full_mask, method, shots, subject
+from tests.blobs import Blobs
+from tests.pools.dual_small import full_mask, method, shots, subject
 from tests.pools.small import disk, spotted
 
 COMPUTE = ComputeParams(threads=1, dtype="float32", device="cpu")

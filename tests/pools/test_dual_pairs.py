@@ -20,7 +20,8 @@ from anosynth.pools.dual_pairs import PairsGenerator, prepare, returned
 from anosynth.pools.dual_terms import drawing_values, terms_from_json
 from anosynth.pools.masks import MaskRule
 from anosynth.samples import Sample
-from tests.pools.dual_small import Blobs, method, shots, subject
+from tests.blobs import Blobs
+from tests.pools.dual_small import method, shots, subject
 from tests.pools.small import SIZE_PX, disk, job, normal
 
 COMPUTE = ComputeParams(threads=1, dtype="float32", device="cpu")
