@@ -100,7 +100,8 @@ def _decide(compared: ArmComparison, gain: Bounded, params: PromoteParams) -> tu
         return "insufficient data", (
             f"no interval of {params.metric} can be given: it does not vary between groups, or needs a single one"
         )
-    asked = f"{100 * params.confidence:g} % interval over {compared.num_compared} arms"
+    arms = "1 arm" if compared.num_compared == 1 else f"{compared.num_compared} arms"
+    asked = f"{100 * params.confidence:g} % interval over {arms}"
     if gain.low > 0.0:
         return "helpful", f"the whole {asked} of the gain lies above zero: {gain.text(signed=True)}"
     if gain.high is not None and gain.high < 0.0:

@@ -156,8 +156,8 @@ def _category_verdict(category: str, arms: Sequence[ArmComparison], metric: str,
     tail = f"; {harmed} of them lower it beyond doubt" if harmed else ""
     nearest = f"the nearest is + {best.arm} of {best.detector} with {best.guarded[metric].text(signed=True)}"
     return (
-        f"On {category} no arm helps: none of {_counted(len(rivals), 'comparison')} with {over} shows a gain in {name} "
-        f"above zero, {ground}; {nearest}{tail}."
+        f"On {category} no arm is shown to help: none of {_counted(len(rivals), 'comparison')} with {over} shows a "
+        f"gain in {name} above zero, {ground}; {nearest}{tail}."
     )
 
 

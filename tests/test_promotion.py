@@ -92,7 +92,9 @@ def project(toy_project: Path) -> Path:
 
 def test_the_command_writes_an_answer_per_arm_and_says_it(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["promote", "--root", str(project)]) == 0
-    assert "washer, unet, arm perlin: helpful: the whole 95 % interval over 1 arms" in capsys.readouterr().out
+    assert (
+        "washer, unet, arm perlin: helpful: the whole 95 % interval over 1 arm of the gain" in capsys.readouterr().out
+    )
     path = Layout(project).promotion("washer", "unet", "perlin")
     first = path.read_bytes()
     value = json.loads(first)

@@ -185,7 +185,7 @@ def test_the_verdict_says_that_no_arm_helps() -> None:
     arms = [arm("real", 0.55), arm("perlin", 0.6, (0.05, 0.005, 0.09)), arm("cutpaste", 0.4, (-0.2, -0.3, -0.1))]
     said = verdict(arms, metric="pixel_ap", baseline="real")
     assert said.startswith(
-        "On washer no arm helps: none of 2 comparisons with real shots only shows a gain in pixel AP"
+        "On washer no arm is shown to help: none of 2 comparisons with real shots only shows a gain in pixel AP"
     )
     assert "the nearest is + perlin of unet with +0.050 [-0.005, +0.100]" in said
     assert "1 of them lower it beyond doubt" in said
