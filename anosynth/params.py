@@ -52,7 +52,7 @@ def _defect_template(value: str) -> str:
 
 Prompt = Annotated[str, Field(min_length=1, max_length=300), AfterValidator(_template)]
 DefectPrompt = Annotated[str, Field(min_length=1, max_length=300), AfterValidator(_defect_template)]
-Solver = Literal["ddim", "dpm_solver"]
+Solver = Literal["ddim", "dpm_solver", "plms"]
 Metric = Literal["image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro"]
 
 
@@ -433,7 +433,7 @@ class GenerateNormalsParams(Section):
     n: int = Field(ge=1)
     shard_rows: int = Field(ge=1)
     batch_size: int = Field(ge=1)
-    solver: Solver = Field("dpm_solver", description="ddim, or dpm_solver (DPM-Solver++ 2M)")
+    solver: Solver = Field("dpm_solver", description="ddim, dpm_solver (DPM-Solver++ 2M) or plms (PNDM)")
     steps: int = Field(ge=1, le=1000, description="of a free sample; a variation takes the share `strength` of them")
     guidance: float = Field(ge=0.0, le=30.0, description="1 switches classifier-free guidance off")
     prompts: list[Prompt] = Field(
@@ -522,7 +522,7 @@ class DualAnoDiffMethod(Section):
     profile: Literal["default", "fast", "paper"] = Field(
         "default",
         description="of drawing; default: dpm_solver, 25 steps, guidance 2; fast: 12 steps, no guidance; "
-        "paper: ddim, 100 steps, guidance 2.5, one pair at a time",
+        "paper: plms (PNDM), 100 steps, guidance 2.5, one pair at a time",
     )
     strength: PositiveFraction = Field(
         0.6,

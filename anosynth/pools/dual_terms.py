@@ -94,7 +94,7 @@ def drawing(spec: DualAnoDiffMethod) -> Drawing:
     """The values behind `spec.profile`."""
     match spec.profile:
         case "paper":
-            return Drawing("ddim", 100, 2.5, at_once=1)
+            return Drawing("plms", 100, 2.5, at_once=1)
         case "default":
             return Drawing("dpm_solver", 25, 2.0, at_once=None)
         case "fast":
