@@ -1,4 +1,4 @@
-"""Train the embedded backbone by pretrain.yaml: pictures, autoencoder, decoder, denoiser; outside the default graph.
+"""Train the embedded backbone by pretrain.yaml: pictures, autoencoder, denoiser, decoder; outside the default graph.
 
 Run the command again to go on after a stop; the finished folder is `.anosynth/pretrain/export`.
 """
@@ -15,9 +15,9 @@ import torch
 from anosynth.diffusion.autoencoder import UnshuffleAutoencoder
 from anosynth.diffusion.minilm import MiniLMTextEncoder
 from anosynth.layout import Layout
-from anosynth.pretraining import autoencoder, denoiser
+from anosynth.pretraining import autoencoder, decoder, denoiser
 from anosynth.pretraining.corpus import CorpusSpec, open_corpus, render_pieces
-from anosynth.pretraining.export import export
+from anosynth.pretraining.export import averaged_unet, export
 from anosynth.pretraining.recipe import load_recipe
 from anosynth.pretraining.state import TrainingState, append_log
 from tasks._bind import main
@@ -49,13 +49,6 @@ def run(*, layout: Layout) -> None:
     vae = vae_state.network
     assert isinstance(vae, UnshuffleAutoencoder)
     vae.load_state_dict(vae_state.ema_network_state())
-    decoder_state = autoencoder.start_decoder(vae, recipe.autoencoder)
-    rows = autoencoder.train_decoder(
-        decoder_state, vae, corpus, recipe.autoencoder, seed=recipe.seed, device=recipe.device, threads=threads
-    )
-    _follow(decoder_state, rows, layout, "decoder")
-    vae.decoder.load_state_dict(decoder_state.ema_network_state())
-
     latents = work / f"latents-{spec.version}-{vae_state.step}"
     corpus = open_corpus(replace(spec, num_images=recipe.denoiser.num_images), pixels)
     for _ in denoiser.encode_pieces(vae, corpus, latents):
@@ -79,8 +72,26 @@ def run(*, layout: Layout) -> None:
             last_export = time.monotonic()
 
     _follow(unet_state, rows, layout, "denoiser", export_now_and_then)
+    unet = averaged_unet(unet_state)
+    decoder_state = decoder.start(vae, recipe.decoder)
+    rows = decoder.train(
+        decoder_state,
+        vae,
+        unet.to(recipe.device),
+        text.embed([""]),
+        corpus,
+        recipe.decoder,
+        seed=recipe.seed,
+        device=recipe.device,
+        threads=threads,
+    )
+    _follow(decoder_state, rows, layout, "decoder")
+    vae.decoder.load_state_dict(decoder_state.ema_network_state())
     export(work / "export", vae=vae, unet_state=unet_state, recipe=recipe, corpus_version=spec.version)
-    print(f"pretrain_backbone: {vae_state.step} + {unet_state.step} steps, exported to {work / 'export'}")
+    print(
+        f"pretrain_backbone: {vae_state.step} + {unet_state.step} + {decoder_state.step} steps, exported to "
+        f"{work / 'export'}"
+    )
 
 
 def _follow(

@@ -85,81 +85,25 @@ def train(
 
     def loss_of(network: nn.Module, part: int) -> tuple[Tensor, tuple[float, float]]:
         assert isinstance(network, UnshuffleAutoencoder)
-        pixels, generator = draw_part(
-            corpus, recipe, seed, "pretrain_autoencoder", state.step, part, threads=threads, device=device
-        )
+        rng = numpy_rng(seed, "pretrain_autoencoder", "batch", state.step, part)
+        pixels = crops(corpus, rng, count=recipe.batch_size // threads, size_px=recipe.crop_px)
+        pixels = pixels.to(device, memory_format=torch.channels_last)
+        generator = torch_generator(seed_for(seed, "pretrain_autoencoder", "noise", state.step, part))
         with torch.autocast(device, torch.bfloat16):
-            output = network.decode(network.encode(pixels).latent_dist.sample(generator)).sample
-        return _judge(output, pixels, recipe)
+            output = network.decode(network.encode(pixels).latent_dist.sample(generator)).sample.float()
+        loss = reconstruction_loss(output, pixels, ssim_weight=recipe.ssim_weight)
+        return loss, (float(loss.detach()), psnr_of(output.detach(), pixels))
 
-    return _steps(state, loss_of, recipe.schedule(), threads=threads, ema_decay=recipe.ema_decay)
-
-
-def start_decoder(network: UnshuffleAutoencoder, recipe: AutoencoderRecipe) -> TrainingState:
-    """The decoder of a trained autoencoder with an optimizer of its own; the encoder is frozen with all it knows."""
-    network.encoder.requires_grad_(False)
-    decoder = network.decoder
-    return TrainingState(decoder, torch.optim.AdamW(decoder.parameters(), lr=recipe.lr, betas=(0.9, 0.99), fused=True))
+    return follow_steps(state, loss_of, recipe.schedule(), threads=threads, ema_decay=recipe.ema_decay)
 
 
-def train_decoder(
-    state: TrainingState,
-    network: UnshuffleAutoencoder,
-    corpus: Corpus,
-    recipe: AutoencoderRecipe,
-    *,
-    seed: int,
-    device: str,
-    threads: int,
-) -> Iterator[dict[str, float]]:
-    """Take steps of the decoder alone until `recipe.decoder_steps`: latents, and what was trained on them, stay valid.
-
-    The latents of each crop carry noise of a strength of its own, from none to `recipe.decoder_std`: what a sampler
-    hands over is never exact. Yields as `train`.
-    """
-    network.eval()
-
-    def loss_of(decoder: nn.Module, part: int) -> tuple[Tensor, tuple[float, float]]:
-        pixels, generator = draw_part(
-            corpus, recipe, seed, "pretrain_decoder", state.step, part, threads=threads, device=device
-        )
-        with torch.autocast(device, torch.bfloat16):
-            with torch.no_grad():
-                mean = network.encode(pixels).latent_dist.mode()
-                noise = torch.randn(mean.shape, generator=generator)
-                noise *= recipe.decoder_std * torch.rand(len(mean), 1, 1, 1, generator=generator)
-            output = decoder(mean + noise.to(mean))
-        return _judge(output, pixels, recipe)
-
-    return _steps(state, loss_of, recipe.decoder_schedule(), threads=threads, ema_decay=recipe.ema_decay)
+def psnr_of(output: Tensor, target: Tensor) -> float:
+    """Mean over a batch of the peak signal-to-noise ratio in dB, both [B, 3, H, W] in [-1, 1]."""
+    error = ((output - target) / 2).square().mean(dim=(1, 2, 3))
+    return float((-10 * torch.log10(error + 1e-8)).mean())
 
 
-def draw_part(
-    corpus: Corpus,
-    recipe: AutoencoderRecipe,
-    seed: int,
-    address: str,
-    step: int,
-    part: int,
-    *,
-    threads: int,
-    device: str,
-) -> tuple[Tensor, torch.Generator]:
-    """Crops of one part of one step's batch, and the generator of its latent noise."""
-    rng = numpy_rng(seed, address, "batch", step, part)
-    pixels = crops(corpus, rng, count=recipe.batch_size // threads, size_px=recipe.crop_px)
-    generator = torch_generator(seed_for(seed, address, "noise", step, part))
-    return pixels.to(device, memory_format=torch.channels_last), generator
-
-
-def _judge(output: Tensor, pixels: Tensor, recipe: AutoencoderRecipe) -> tuple[Tensor, tuple[float, float]]:
-    output = output.float()
-    loss = reconstruction_loss(output, pixels, ssim_weight=recipe.ssim_weight)
-    error = ((output.detach() - pixels) / 2).square().mean(dim=(1, 2, 3))
-    return loss, (float(loss.detach()), float((-10 * torch.log10(error + 1e-8)).mean()))
-
-
-def _steps(
+def follow_steps(
     state: TrainingState,
     loss_of: Callable[[nn.Module, int], tuple[Tensor, tuple[float, float]]],
     schedule: StepSchedule,
@@ -167,6 +111,18 @@ def _steps(
     threads: int,
     ema_decay: float,
 ) -> Iterator[dict[str, float]]:
+    """Take steps until `schedule.steps`.
+
+    Args:
+        state: what is trained.
+        loss_of: (network, part number) -> (loss, (loss, PSNR in dB)).
+        schedule: steps and rates.
+        threads: parts of a batch.
+        ema_decay: of the moving average.
+
+    Yields:
+        after each step: step, loss, psnr_db of the batch, lr, wall_s.
+    """
     replicas = Replicas(state.network, count=threads)
     while state.step < schedule.steps:
         began = time.perf_counter()

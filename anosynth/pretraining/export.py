@@ -16,6 +16,15 @@ from anosynth.pretraining.recipe import Recipe
 from anosynth.pretraining.state import TrainingState
 
 
+def averaged_unet(state: TrainingState) -> UNet2DConditionModel:
+    """A U-Net of its own with the moving average of one in training."""
+    unet = state.network
+    assert isinstance(unet, UNet2DConditionModel)
+    averaged = UNet2DConditionModel.from_config(unet.config)
+    averaged.load_state_dict(state.ema_network_state())
+    return averaged
+
+
 def export(
     folder: Path, *, vae: UnshuffleAutoencoder, unet_state: TrainingState, recipe: Recipe, corpus_version: str
 ) -> None:
@@ -23,13 +32,9 @@ def export(
 
     A temporary folder takes the place of an older export at the end.
     """
-    unet = unet_state.network
-    assert isinstance(unet, UNet2DConditionModel)
-    averaged = UNet2DConditionModel.from_config(unet.config)
-    averaged.load_state_dict(unet_state.ema_network_state())
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
-    write_embedded(temporary, vae=vae, unet=averaged)
+    write_embedded(temporary, vae=vae, unet=averaged_unet(unet_state))
     facts = {
         "algorithm": corpus.ALGORITHM,
         "corpus_version": corpus_version,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from anosynth.errors import ParamsError
 from anosynth.params import Section
@@ -33,17 +33,37 @@ class AutoencoderRecipe(Section):
     lr: float = Field(1e-3, gt=0.0, lt=1.0)
     ssim_weight: float = Field(0.2, ge=0.0)
     ema_decay: float = Field(0.998, ge=0.0, lt=1.0)
-    decoder_steps: int = Field(0, ge=0, description="of the decoder alone, the encoder frozen; may be raised later")
-    decoder_decay_steps: int = Field(1, ge=1)
-    decoder_std: float = Field(0.03, ge=0.0, lt=1.0, description="most latent noise of these steps")
 
     def schedule(self) -> StepSchedule:
-        """Of both parts."""
+        """Steps and rates."""
         return StepSchedule(self.steps, self.decay_steps, self.lr)
 
-    def decoder_schedule(self) -> StepSchedule:
-        """Of the decoder alone."""
-        return StepSchedule(self.decoder_steps, self.decoder_decay_steps, self.lr)
+
+class DecoderRecipe(Section):
+    """The decoder alone, after all else."""
+
+    steps: int = Field(ge=1, description="may be changed between runs: it moves the final decay")
+    decay_steps: int = Field(ge=1)
+    batch_size: int = Field(10, ge=1)
+    crop_px: int = Field(96, ge=32, multiple_of=32)
+    lr: float = Field(4e-4, gt=0.0, lt=1.0)
+    ssim_weight: float = Field(0.2, ge=0.0)
+    perceptual_weight: float = Field(0.3, ge=0.0, description="of the distance as Lite0 sees it")
+    noise_std: float = Field(0.4, ge=0.0, lt=1.0, description="most latent noise of crops that are not redrawn")
+    redrawn_ratio: float = Field(0.6, ge=0.0, le=1.0, description="share of a batch that the U-Net draws again")
+    redrawn_levels: tuple[int, int] = Field((50, 500), description="least and most noise level they are lifted to")
+    ema_decay: float = Field(0.995, ge=0.0, lt=1.0)
+
+    @field_validator("redrawn_levels")
+    @classmethod
+    def _ascend(cls, levels: tuple[int, int]) -> tuple[int, int]:
+        if not 1 <= levels[0] <= levels[1] <= 1000:
+            raise ValueError(f"{list(levels)} is no range within 1 to 1000")
+        return levels
+
+    def schedule(self) -> StepSchedule:
+        """Steps and rates."""
+        return StepSchedule(self.steps, self.decay_steps, self.lr)
 
 
 class DenoiserRecipe(Section):
@@ -79,6 +99,7 @@ class Recipe(Section):
     corpus: CorpusRecipe
     autoencoder: AutoencoderRecipe
     denoiser: DenoiserRecipe
+    decoder: DecoderRecipe
 
 
 def load_recipe(path: Path) -> Recipe:

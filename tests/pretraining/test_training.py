@@ -7,16 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
+from anosynth.diffusion.autoencoder import UnshuffleAutoencoder
+from anosynth.diffusion.embedded import SCHEDULE
 from anosynth.diffusion.minilm import MiniLMTextEncoder
 from anosynth.diffusion.schedule import NoiseSchedule
 from anosynth.errors import ParamsError
-from anosynth.pretraining import autoencoder, denoiser
+from anosynth.features.lite import open_network
+from anosynth.pretraining import autoencoder, decoder, denoiser
 from anosynth.pretraining.autoencoder import crops, reconstruction_loss
 from anosynth.pretraining.corpus import PIECE_ROWS, Corpus
+from anosynth.pretraining.decoder import perceptual_loss, redrawn
 from anosynth.pretraining.denoiser import LatentCorpus, draw_batch, encode_pieces, open_latents, velocity_weight
-from anosynth.pretraining.recipe import AutoencoderRecipe, DenoiserRecipe, load_recipe
+from anosynth.pretraining.recipe import AutoencoderRecipe, DecoderRecipe, DenoiserRecipe, load_recipe
 from anosynth.pretraining.replicas import Replicas
 from anosynth.pretraining.state import StepSchedule, TrainingState
 
@@ -24,6 +29,8 @@ VAE_RECIPE = AutoencoderRecipe(latent_channels=4, steps=6, decay_steps=2, batch_
 UNET_RECIPE = DenoiserRecipe(
     channels=(32, 64), size_px=64, steps=4, decay_steps=2, batch_size=4, text_dropout=0.5, half_size_ratio=0.5
 )
+
+DECODER_RECIPE = DecoderRecipe(steps=4, decay_steps=2, batch_size=4, crop_px=32, redrawn_ratio=0.5)
 
 
 def _corpus() -> Corpus:
@@ -84,6 +91,72 @@ def test_a_stopped_and_resumed_denoiser_equals_an_unbroken_one(latents: LatentCo
     assert [begun] + [row["loss"] for row in rows(second)] == losses
     assert len(losses) == 4
     assert all(torch.equal(value, second.ema[name]) for name, value in unbroken.ema.items())
+
+
+def _decoder_rows(vae: UnshuffleAutoencoder, state: TrainingState, corpus: Corpus) -> Iterator[dict[str, float]]:
+    unet = denoiser.start(UNET_RECIPE, latent_channels=4, text_width=384, seed=1, device="cpu").network
+    assert isinstance(unet, UNet2DConditionModel)
+    blank = MiniLMTextEncoder().embed([""])
+    return decoder.train(state, vae, unet, blank, corpus, DECODER_RECIPE, seed=1, device="cpu", threads=2)
+
+
+def test_a_stopped_and_resumed_decoder_equals_an_unbroken_one_and_the_encoder_stays(
+    corpus: Corpus, tmp_path: Path
+) -> None:
+    def fresh() -> tuple[UnshuffleAutoencoder, TrainingState]:
+        vae = autoencoder.start(VAE_RECIPE, seed=1, device="cpu").network
+        assert isinstance(vae, UnshuffleAutoencoder)
+        return vae, decoder.start(vae, DECODER_RECIPE)
+
+    vae, unbroken = fresh()
+    before = copy.deepcopy(vae.state_dict())
+    losses = [row["loss"] for row in _decoder_rows(vae, unbroken, corpus)]
+    other, first = fresh()
+    begun = next(_decoder_rows(other, first, corpus))["loss"]
+    first.save(tmp_path / "state.safetensors")
+    other, second = fresh()
+    second.load(tmp_path / "state.safetensors")
+    assert [begun] + [row["loss"] for row in _decoder_rows(other, second, corpus)] == losses
+    assert len(losses) == 4
+    assert all(torch.equal(value, second.ema[name]) for name, value in unbroken.ema.items())
+    changed = {name.split(".")[0] for name, value in vae.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"decoder"}
+
+
+def test_the_perceptual_loss_is_a_sum_of_squared_distances_of_unit_vectors() -> None:
+    network = open_network("lite0", size_px=32, device=torch.device("cpu"))
+    rng = torch.Generator().manual_seed(0)
+    x, y = (torch.rand(2, 3, 32, 32, generator=rng) * 2 - 1 for _ in range(2))
+    assert float(perceptual_loss(network, x, x)) == 0.0
+    wanted = 0.0
+    for one, other in zip(network.maps(x, (1, 2, 3)), network.maps(y, (1, 2, 3)), strict=True):
+        a, b = one.permute(0, 2, 3, 1).flatten(0, 2).numpy(), other.permute(0, 2, 3, 1).flatten(0, 2).numpy()
+        cells = [2 - 2 * float(p @ q) / np.linalg.norm(p) / np.linalg.norm(q) for p, q in zip(a, b, strict=True)]
+        wanted += float(np.mean(cells))
+    assert float(perceptual_loss(network, x, y)) == pytest.approx(wanted, rel=1e-4)
+    assert wanted > 0.1
+
+
+def test_redrawing_from_hardly_any_noise_changes_hardly_anything() -> None:
+    unet = denoiser.start(UNET_RECIPE, latent_channels=4, text_width=384, seed=1, device="cpu").network
+    assert isinstance(unet, UNet2DConditionModel)
+    latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def distance(level: int) -> float:
+        made = redrawn(
+            unet.eval(),
+            latents,
+            level=level,
+            steps=2,
+            blank=MiniLMTextEncoder().embed([""]),
+            schedule=NoiseSchedule.from_config(SCHEDULE, name="test"),
+            generator=torch.Generator().manual_seed(1),
+        )
+        assert made.shape == latents.shape
+        return float((made - latents).abs().mean())
+
+    with torch.no_grad():
+        assert distance(1) < 0.1 < 0.3 < distance(500)
 
 
 def test_the_autoencoder_learns(corpus: Corpus) -> None:
