@@ -72,12 +72,11 @@ def run(*, layout: Layout) -> None:
             last_export = time.monotonic()
 
     _follow(unet_state, rows, layout, "denoiser", export_now_and_then)
-    unet = averaged_unet(unet_state)
     decoder_state = decoder.start(vae, recipe.decoder)
     rows = decoder.train(
         decoder_state,
         vae,
-        unet.to(recipe.device),
+        averaged_unet(unet_state),
         text.embed([""]),
         corpus,
         recipe.decoder,

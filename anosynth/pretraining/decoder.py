@@ -125,6 +125,7 @@ def train(
     """
     vae.eval()
     unet.eval().requires_grad_(False)
+    nn.Module.to(unet, device)
     judge = open_network("lite0", size_px=recipe.crop_px, device=torch.device(device))
     schedule = NoiseSchedule.from_config(SCHEDULE, name="embedded schedule")
     border = BORDER_CELLS * LATENT_STRIDE
