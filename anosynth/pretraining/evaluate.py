@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -24,17 +24,16 @@ from skimage import data as textures
 from anosynth.diffusion.adapters import merged
 from anosynth.diffusion.latent import LatentDiffusion, open_backbone
 from anosynth.diffusion.personalize import Subject, personalize
-from anosynth.diffusion.sample import image_to_image, text_to_image
+from anosynth.diffusion.sample import text_to_image
 from anosynth.diffusion.solver import SamplerSettings
 from anosynth.features.encoder import PatchFeatures, build_features
 from anosynth.metrics.synthesis import kid_lite
 from anosynth.params import ComputeParams, EmbeddedFeatures, PersonalizeNormalsParams, PretrainedBackbone
 from anosynth.pretraining.rendering import render
+from anosynth.pretraining.repair import Repair, scratch_removal
+from anosynth.pretraining.sheets import SIZE_PX, Image8, MemoryStore, round_trip, sheet
 from anosynth.seeding import numpy_rng, seed_for, torch_generators
-from anosynth.sources.procedural.render import render_pair
 
-Image8 = NDArray[np.uint8]
-SIZE_PX = 128
 SAMPLER = SamplerSettings("dpm_solver", 20, 3.0)
 
 
@@ -62,11 +61,6 @@ def read_square(path: Path, size_px: int) -> Image8:
     """An image file as uint8 RGB [size_px, size_px, 3], area-averaged."""
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB").resize((size_px, size_px), Image.Resampling.BOX))
-
-
-def round_trip(backbone: LatentDiffusion, images: Sequence[Image8]) -> Image8:
-    """Encode and decode, uint8 [B, H, W, 3]."""
-    return backbone.decode(backbone.encode(images))
 
 
 def fidelity(backbone: LatentDiffusion, images: Sequence[Image8]) -> dict[str, float]:
@@ -154,21 +148,6 @@ def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-class MemoryStore:
-    """Checkpoints of one evaluation, kept in memory."""
-
-    def __init__(self) -> None:
-        self._blobs: dict[str, bytes] = {}
-
-    def put_blob(self, key: str, data: bytes) -> None:
-        """Keep bytes under a key."""
-        self._blobs[key] = data
-
-    def get_blob(self, key: str) -> bytes | None:
-        """Bytes last kept under a key, or None."""
-        return self._blobs.get(key)
-
-
 def personalization(
     backbone: LatentDiffusion,
     features: PatchFeatures,
@@ -177,6 +156,7 @@ def personalization(
     *,
     compute: ComputeParams,
     settings: PersonalizeNormalsParams,
+    sampler: SamplerSettings,
     name: str,
     num_samples: int,
     seed: int,
@@ -187,13 +167,13 @@ def personalization(
         (figures, personalized samples).
     """
     prompts = [settings.prompt.format(name=name)] * num_samples
-    plain = draw(backbone, prompts, seed=seed)
+    plain = draw(backbone, prompts, seed=seed, settings=sampler)
     subject = Subject("evaluation", name, True, tuple(map(str, range(len(shots)))), SIZE_PX, backbone.identity, seed)
     began = time.process_time()
     adapter = personalize(backbone, shots, subject, settings, compute=compute, store=MemoryStore())
     cpu_s = time.process_time() - began
     with merged(backbone.unet, adapter, backbone=backbone.identity):
-        drawn = draw(backbone, prompts, seed=seed)
+        drawn = draw(backbone, prompts, seed=seed, settings=sampler)
     rng = numpy_rng(seed, "evaluate_personalization")
     real = features.pooled(held_out)
     order = rng.permutation(len(real))
@@ -233,86 +213,18 @@ def _high_pass(image: Image8) -> NDArray[np.float64]:
     return np.asarray((fine - fine.mean()) / (np.linalg.norm(fine - fine.mean()) + 1e-9))
 
 
-def scratch_removal(
-    backbone: LatentDiffusion, *, categories: Mapping[str, str], per_category: int, strength: float, seed: int
-) -> tuple[dict[str, object], Image8]:
-    """Image-to-image on procedural parts with a planted scratch, without an adapter.
-
-    A case is repaired if inside the exact mask the mean |output - round trip of the clean render| is at most half of
-    the same for the round trip of the scratched render.
-
-    Args:
-        backbone: what draws.
-        categories: category -> name as said in the prompt.
-        per_category: cases of each.
-        strength: of the re-noising.
-        seed: root of the renders' and the noise's seeds.
-
-    Returns:
-        (figures, rows of scratched | output | clean for the first eight cases).
-    """
-    blank = backbone.embed([""])
-    repaired, growth, kept = [], [], 0.0
-    rows: list[Image8] = []
-    for category, name in categories.items():
-        for start in range(0, per_category, 8):
-            seeds = [
-                seed_for(seed, "evaluate_scratch", category, index)
-                for index in range(start, min(start + 8, per_category))
-            ]
-            pairs = [render_pair(category, defect="scratch", seed=one, size_px=SIZE_PX) for one in seeds]
-            scratched = [pair.defective.image for pair in pairs]
-            clean_trip = round_trip(backbone, [pair.sound.image for pair in pairs]).astype(np.float64)
-            scratched_trip = round_trip(backbone, scratched).astype(np.float64)
-            output = image_to_image(
-                backbone,
-                scratched,
-                backbone.embed([f"a photo of normal {name}"]),
-                strengths=[strength] * len(pairs),
-                settings=SAMPLER,
-                generators=torch_generators(seeds),
-                blank=blank,
-            )
-            if start == 0:
-                same = image_to_image(
-                    backbone,
-                    scratched,
-                    backbone.embed([f"a photo of normal {name}"]),
-                    strengths=[0.0] * len(pairs),
-                    settings=SAMPLER,
-                    generators=torch_generators(seeds),
-                    blank=blank,
-                )
-                kept = max(kept, float(np.abs(same - scratched_trip).max()))
-            for pair, out, clean, scarred in zip(pairs, output, clean_trip, scratched_trip, strict=True):
-                inside = pair.defective.mask > 0
-                before, after = np.abs(scarred - clean).mean(axis=2), np.abs(out - clean).mean(axis=2)
-                repaired.append(after[inside].mean() <= 0.5 * before[inside].mean())
-                source = np.abs(scarred - pair.sound.image).mean(axis=2)
-                changed = np.abs(out.astype(np.float64) - pair.sound.image).mean(axis=2)
-                growth.append(changed[~inside].mean() / source[~inside].mean() - 1.0)
-                if len(rows) < 8:
-                    rows.append(np.concatenate([pair.defective.image, out, pair.sound.image], axis=1))
-    figures: dict[str, object] = {
-        "cases": len(repaired),
-        "repaired": round(float(np.mean(repaired)), 3),
-        "outside_growth_median": round(float(np.median(growth)), 3),
-        "outside_growth_within_25_percent": round(float(np.mean(np.asarray(growth) <= 0.25)), 3),
-        "strength": strength,
-        "strength_0_max_difference": kept,
-        "adapter": False,
-    }
-    return figures, np.concatenate(rows)
-
-
-def sheet(images: Sequence[Image8], columns: int) -> Image8:
-    """Images of one size in a grid, white where there is none."""
-    height, width = images[0].shape[:2]
-    grid = np.full((-(-len(images) // columns) * height, columns * width, 3), 255, np.uint8)
-    for index, image in enumerate(images):
-        y, x = divmod(index, columns)
-        grid[y * height : (y + 1) * height, x * width : (x + 1) * width] = image
-    return grid
+def _adapting(steps: int) -> PersonalizeNormalsParams:
+    return PersonalizeNormalsParams.model_validate(
+        {
+            "rank": 16,
+            "alpha": 16.0,
+            "lr": 5e-4,
+            "steps": steps,
+            "batch_size": 8,
+            "prior_weight": 0.0,
+            "prior_images": 0,
+        }
+    )
 
 
 def main() -> None:
@@ -327,7 +239,11 @@ def main() -> None:
     parser.add_argument("--lora-steps", type=int, default=150)
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--cases", type=int, default=100)
+    parser.add_argument("--lora-guidance", type=float, default=1.0)
     parser.add_argument("--strength", type=float, default=0.3)
+    parser.add_argument("--repair-steps", type=int, default=3)
+    parser.add_argument("--repair-draws", type=int, default=8)
+    parser.add_argument("--repair-lora-steps", type=int, default=150)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=7)
     arguments = parser.parse_args()
@@ -368,24 +284,14 @@ def main() -> None:
         return figures
 
     def lora() -> dict[str, object]:
-        settings = PersonalizeNormalsParams.model_validate(
-            {
-                "rank": 16,
-                "alpha": 16.0,
-                "lr": 5e-4,
-                "steps": arguments.lora_steps,
-                "batch_size": 8,
-                "prior_weight": 0.0,
-                "prior_images": 0,
-            }
-        )
         figures, drawn = personalization(
             backbone,
             features,
             shots,
             held_out,
             compute=compute,
-            settings=settings,
+            settings=_adapting(arguments.lora_steps),
+            sampler=SamplerSettings("dpm_solver", 20, arguments.lora_guidance),
             name="worn steel ball screw",
             num_samples=arguments.samples,
             seed=arguments.seed,
@@ -396,11 +302,18 @@ def main() -> None:
     def repair() -> dict[str, object]:
         categories = {"cast_metal": "cast metal", "brushed_metal": "brushed metal", "washer": "steel washer"}
         categories |= {"leather": "leather"}
+        adapting = _adapting(arguments.repair_lora_steps) if arguments.repair_lora_steps else None
         figures, rows = scratch_removal(
             backbone,
             categories=categories,
             per_category=-(-arguments.cases // len(categories)),
-            strength=arguments.strength,
+            repair=Repair(
+                arguments.strength,
+                SamplerSettings("dpm_solver", arguments.repair_steps, 1.0),
+                arguments.repair_draws,
+                adapting,
+            ),
+            compute=compute,
             seed=arguments.seed,
         )
         save("repair", [rows], 1)

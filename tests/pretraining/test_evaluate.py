@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from anosynth.pretraining.evaluate import nearest_copy, psnr_db, sheet, ssim
+from anosynth.pretraining.evaluate import nearest_copy, psnr_db, ssim
+from anosynth.pretraining.repair import Case
+from anosynth.pretraining.sheets import sheet
 
 RNG = np.random.default_rng(0)
 A = RNG.integers(0, 256, (48, 48, 3), dtype=np.uint8)
@@ -34,3 +36,20 @@ def test_a_sheet_keeps_order() -> None:
     grid = sheet(images, 2)
     assert grid.shape == (4, 6, 3)
     assert (grid[0, 0, 0], grid[0, 3, 0], grid[2, 0, 0], grid[2, 3, 0]) == (1, 2, 3, 255)
+
+
+def test_a_repair_is_judged_inside_and_outside_the_mask() -> None:
+    sound = np.full((4, 4, 3), 100, np.uint8)
+    inside = np.zeros((4, 4), bool)
+    inside[1, 1] = True
+    sound_trip = sound + np.uint8(2)
+    scratched_trip = sound_trip.copy()
+    scratched_trip[1, 1] += np.uint8(40)
+    output, kept = sound_trip.astype(np.float64), sound_trip.astype(np.float64)
+    output[1, 1] += 10.0
+    output[0, 0] += 15.0
+    kept[1, 1] += 4.0
+    case = Case.of(inside, sound, output, kept, scratched_trip, sound_trip)
+    assert case.residue == pytest.approx(10 / 40)
+    assert case.floor == pytest.approx(4 / 40)
+    assert case.growth == pytest.approx((14 * 2 + 17) / 15 / 2 - 1)
