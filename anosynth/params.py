@@ -517,6 +517,14 @@ class DualAnoDiffMethod(Section):
     key: Literal["chosen", "grey"] = Field(
         "chosen", description="neutral colour around the part: far from the shots' defects, or the paper's grey"
     )
+    candidates: int = Field(
+        1,
+        ge=1,
+        le=20,
+        description="checkpoints, evenly spaced, that draw a few pairs each: kept is the last one whose draws come no "
+        "nearer to the shots than shots of different groups come to each other; 1: the last one, nothing is drawn",
+    )
+    candidate_draws: int = Field(8, ge=1, le=1000, description="pairs of each defect type that a candidate draws")
     checkpoint_every: int = Field(50, ge=1, description="steps between resumable checkpoints in the store")
     log_every: int = Field(10, ge=1)
     profile: Literal["default", "fast", "paper"] = Field(

@@ -1,4 +1,4 @@
-"""What the two stages of pairs do for DualAnoDiff; apart, so that the control arms need not wait for torch."""
+"""What generate_pairs does for DualAnoDiff; apart, so that the control arms need not wait for torch."""
 
 from __future__ import annotations
 
@@ -8,68 +8,20 @@ from pathlib import Path
 import torch
 
 from anosynth.diffusion.devices import memory_shortage_is_temporary
-from anosynth.diffusion.dual_adapters import SavedDual, open_dual, read_dual, save_dual
+from anosynth.diffusion.dual_adapters import SavedDual, open_dual, read_dual
 from anosynth.diffusion.dual_sample import two_branches
 from anosynth.diffusion.latent import backbone_identity, open_backbone
 from anosynth.errors import BackboneError
 from anosynth.features import foreground
 from anosynth.fingerprint import digest_value
 from anosynth.layout import Layout
-from anosynth.params import BackboneSpec, ComputeParams, DualAnoDiffMethod, ImageParams, ObjectParams
+from anosynth.params import BackboneSpec, ComputeParams, DualAnoDiffMethod
 from anosynth.pools import cutpaste, dual_pairs
-from anosynth.pools.dual_fit import PairSubject, fit, stored_dual
 from anosynth.pools.dual_terms import terms_from_json
 from anosynth.pools.real import RealNormal, RealPair
 from anosynth.progress import track
 from anosynth.samples import ShardJob
 from anosynth.shards.store import ShardStore
-from anosynth.sources.lock import OpenShots
-
-
-def train(
-    layout: Layout,
-    shots: OpenShots,
-    defects: Sequence[str],
-    spec: DualAnoDiffMethod,
-    folder: Path,
-    *,
-    seed: int,
-    compute: ComputeParams,
-    image: ImageParams,
-    described: ObjectParams,
-    backbone: BackboneSpec,
-) -> str:
-    """Write the adapter of some defect types of a category into a folder; returns what was done, for the last line."""
-    torch.set_num_threads(compute.threads)
-    store = ShardStore(layout.store_url())
-    records = {defect: [shot.record for shot in shots.lock.anomalous.get(defect, ())] for defect in defects}
-    category = shots.lock.category
-    subject = PairSubject(
-        category=category,
-        name=described.name,
-        defects=tuple((defect, described.defect_names.get(defect, defect.replace("_", " "))) for defect in defects),
-        mirror=described.mirror,
-        shot_ids={defect: tuple(record.sha256 for record in chosen) for defect, chosen in records.items()},
-        size_px=image.size_px,
-        backbone=backbone_identity(backbone, root=layout.root),
-        seed=seed,
-    )
-    saved = stored_dual(subject.fingerprint(spec, compute), store)
-    how = "found in the store"
-    if saved is None:
-        pairs = {
-            defect: [
-                RealPair(shots.images.image(record), shots.images.mask(record), record.sha256, record.licence)
-                for record in chosen
-            ]
-            for defect, chosen in records.items()
-        }
-        with memory_shortage_is_temporary(f"training pairs of {category}"):
-            opened = open_backbone(backbone, compute=compute, root=layout.root)
-            saved = fit(opened, pairs, subject, spec, compute=compute, store=store)
-        how = f"{spec.steps} steps on {sum(len(chosen) for chosen in pairs.values())} shots"
-    digest = save_dual(saved, folder)
-    return f"adapter {digest[:12]}, {how}"
 
 
 def upstream(adapter: SavedDual, backbone: BackboneSpec, *, root: Path) -> dict[str, str]:
@@ -89,7 +41,7 @@ def upstream(adapter: SavedDual, backbone: BackboneSpec, *, root: Path) -> dict[
 
 
 def read_adapter(layout: Layout, category: str, defect: str, method: str) -> SavedDual:
-    """The adapter that `train` wrote."""
+    """The adapter that personalize_pairs wrote."""
     return read_dual(layout.pair_adapter(category, defect, method))
 
 

@@ -41,10 +41,10 @@ def run(
                 write_json(fresh / "adapter.json", {"kind": method_spec.kind, "trained": False})
             said = "learns nothing"
         case DualAnoDiffMethod():
-            from tasks import _dual
+            from tasks import _dual_train
 
             shots = open_shots(layout.shots(category), layout.index(category))
-            said = _dual.train(
+            said = _dual_train.train(
                 layout,
                 shots,
                 sorted(shots.lock.anomalous) if method_spec.shared else [defect],

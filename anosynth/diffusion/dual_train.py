@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -11,11 +16,19 @@ from torch import Tensor
 from anosynth.diffusion.background import check_backgrounds, see_background
 from anosynth.diffusion.dual import DualAdapter, attach, detach
 from anosynth.diffusion.latent import LatentDiffusion, Moments
-from anosynth.diffusion.loop import CheckpointStore, LoopSettings, TrainResult, run_steps
+from anosynth.diffusion.loop import CheckpointStore, LoopSettings, run_steps
 from anosynth.diffusion.objective import denoising_loss, min_snr_weights
 from anosynth.diffusion.text import TextEmbedding
 from anosynth.diffusion.train import Address, StepDraws, draw_step
 from anosynth.seeding import seed_for, torch_generator
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+PROBE_PAIRS = 8
+"""Pairs whose loss is looked at again and again, with the same noise, to see what training does."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +74,23 @@ class DualTrainSettings:
     text_dropout: float = 0.0
 
 
+@dataclass(frozen=True)
+class DualResult:
+    """What training leaves beside the adapter.
+
+    Attributes:
+        probe_before, probe_after: loss of a fixed set of pairs, timesteps and noises before the first step and after
+            the last: unlike the losses of steps, which swing with their timesteps, these two can be compared.
+        losses: float32 [steps], of each step before its update.
+        resumed_from: first step that this process computed; 0 if it began from nothing.
+    """
+
+    probe_before: float
+    probe_after: float
+    losses: NDArray[np.float32]
+    resumed_from: int
+
+
 def train_dual(
     backbone: LatentDiffusion,
     adapter: DualAdapter,
@@ -73,11 +103,13 @@ def train_dual(
     checkpoints: CheckpointStore,
     key: str,
     backgrounds: Moments | None = None,
-) -> TrainResult:
+    after: Callable[[int], None] | None = None,
+) -> DualResult:
     """Fit a dual adapter, in place; the frozen U-Net sees both branches in one evaluation per step.
 
     L = mean over both branches of (prediction - target)^2, with one timestep per pair, shared by its branches, and
-    noise of each branch's own (half the paper's sum of two expectations).
+    noise of each branch's own (half the paper's sum of two expectations). A probe of it, over the same few pairs,
+    timesteps and noises every time, is logged before the first step and with every checkpoint.
 
     Args:
         backbone: frozen; its own attention is back when this returns or raises.
@@ -91,6 +123,7 @@ def train_dual(
         key: name of this training's checkpoint.
         backgrounds: VAE posterior of the images with their objects painted over (`background.background_image`), in
             the order of the shots; for an adapter with background compensation, and for no other.
+        after: see `run_steps`.
 
     Raises:
         TrainingError: if a loss is not finite.
@@ -104,6 +137,8 @@ def train_dual(
     if backgrounds is not None and len(backgrounds) != len(shots.whole):
         raise ValueError(f"{len(backgrounds)} backgrounds and {len(shots.whole)} images; one each")
 
+    doing = f"training {' '.join(str(part) for part in address)}"
+
     def see(step: int, whole: StepDraws) -> None:
         assert backgrounds is not None
         rows = whole.rows.to(backgrounds.mean.device)
@@ -113,6 +148,22 @@ def train_dual(
         text = shots.text.rows([shots.whole_captions[row] for row in whole.rows.tolist()])
         noisy = schedule.add_noise(clean, noise.to(device), whole.timesteps)
         see_background(backbone, noisy, timesteps=whole.timesteps, text=text)
+
+    def pair_loss(step: int, whole: StepDraws, part: StepDraws, captions: list[int]) -> Tensor:
+        rows = whole.rows.to(shots.whole.mean.device)
+        latents = [
+            moments.rows(rows).sample(draws.posterior.to(rows.device))
+            for moments, draws in ((shots.whole, whole), (shots.part, part))
+        ]
+        clean = torch.cat(latents).to(device)
+        noise = torch.cat([whole.noise, part.noise]).to(device)
+        timesteps = whole.timesteps.repeat(2)
+        if backgrounds is not None:
+            see(step, whole)
+        output = backbone.predict(schedule.add_noise(clean, noise, timesteps), timesteps, shots.text.rows(captions))
+        gamma = settings.min_snr_gamma
+        weights = None if gamma is None else min_snr_weights(schedule, timesteps, gamma=gamma)
+        return denoising_loss(output, schedule.target(clean, noise, timesteps), weights=weights)
 
     def step_loss(step: int) -> Tensor:
         whole, part = (
@@ -125,38 +176,63 @@ def train_dual(
                 num_timesteps=schedule.num_timesteps,
                 shape=shots.whole.mean.shape[1:],
             )
-            for branch in ("whole", "part")
+            for branch in _BRANCHES
         )
-        rows = whole.rows.to(shots.whole.mean.device)
-        latents = [
-            moments.rows(rows).sample(draws.posterior.to(rows.device))
-            for moments, draws in ((shots.whole, whole), (shots.part, part))
-        ]
-        clean = torch.cat(latents).to(device)
-        noise = torch.cat([whole.noise, part.noise]).to(device)
-        timesteps = whole.timesteps.repeat(2)
         captions = _captions(shots, whole.rows.tolist(), settings, step=step, seed=seed, address=address)
-        if backgrounds is not None:
-            see(step, whole)
-        output = backbone.predict(schedule.add_noise(clean, noise, timesteps), timesteps, shots.text.rows(captions))
-        gamma = settings.min_snr_gamma
-        weights = None if gamma is None else min_snr_weights(schedule, timesteps, gamma=gamma)
-        return denoising_loss(output, schedule.target(clean, noise, timesteps), weights=weights)
+        return pair_loss(step, whole, part, captions)
+
+    drawn = [_probe_draws(shots, schedule.num_timesteps, seed=seed, address=(*address, branch)) for branch in _BRANCHES]
+
+    @torch.no_grad()
+    def probe(step: int) -> float:
+        whole, part = drawn
+        told = [side[row] for side in (shots.whole_captions, shots.part_captions) for row in whole.rows.tolist()]
+        with accelerator.autocast():
+            value = float(pair_loss(_PROBE_STEP, whole, part, told))
+        line = {"training": doing, "step": step, "steps": settings.loop.steps, "probe_loss": round(value, 6)}
+        logger.info("%s", json.dumps(line, sort_keys=True))
+        return value
+
+    def taken(step: int) -> None:
+        if step % settings.loop.checkpoint_every == 0 and step < settings.loop.steps:
+            probe(step)
+        if after is not None:
+            after(step)
 
     attach(backbone.unet, adapter)
     try:
         check_backgrounds(backbone.unet, given=backgrounds is not None)
-        return run_steps(
+        before = probe(0)  # a checkpoint is put into the adapter later
+        result = run_steps(
             step_loss,
             dict(adapter.named_parameters()),
             settings.loop,
             accelerator=accelerator,
             checkpoints=checkpoints,
             key=key,
-            doing=f"training {' '.join(str(part) for part in address)}",
+            doing=doing,
+            after=taken,
         )
+        return DualResult(before, probe(settings.loop.steps), result.losses, result.resumed_from)
     finally:
         detach(backbone.unet)
+
+
+_BRANCHES = ("whole", "part")
+_PROBE_STEP = -1
+
+
+def _probe_draws(shots: DualSet, num_timesteps: int, *, seed: int, address: Address) -> StepDraws:
+    """Pairs spread over the set, timesteps over the schedule, and noise: the same whenever they are asked for."""
+    rows = np.linspace(0, len(shots.whole) - 1, PROBE_PAIRS).round().astype(int)
+    generator = torch_generator(seed_for(seed, *address, "probe"))
+    shape = (PROBE_PAIRS, *shots.whole.mean.shape[1:])
+    return StepDraws(
+        rows=torch.from_numpy(rows),
+        timesteps=((torch.arange(PROBE_PAIRS) + 0.5) * (num_timesteps / PROBE_PAIRS)).long(),
+        posterior=torch.randn(shape, generator=generator),
+        noise=torch.randn(shape, generator=generator),
+    )
 
 
 def _captions(

@@ -79,6 +79,7 @@ def run_steps(
     checkpoints: CheckpointStore,
     key: str,
     doing: str,
+    after: Callable[[int], None] | None = None,
 ) -> TrainResult:
     """Minimize a loss by AdamW with clipped gradients, in place, from the last checkpoint if there is one.
 
@@ -94,6 +95,8 @@ def run_steps(
         checkpoints: where to save.
         key: name of the checkpoint; holds the digest of everything that shapes the result.
         doing: what is trained, for messages and the progress bar.
+        after: called with the number of steps taken, after an update and before that is saved: a run that goes on from
+            a checkpoint has been through it for every step before.
 
     Raises:
         TrainingError: if a loss or its gradient is not finite (the last checkpoint is left as it was), or if the
@@ -122,6 +125,8 @@ def run_steps(
             _check_finite(finite[:count], losses, doing)
         if logs:
             _log(doing, count, settings.steps, losses[count - settings.log_every : count].mean().item(), float(norm))
+        if after is not None:
+            after(count)
         if saves:
             checkpoints.put_blob(key, _checkpoint(parameters, optimizer, losses, count))
     return TrainResult(losses.cpu().numpy(), start)

@@ -5,8 +5,8 @@ DualAnoDiff (Jin et al. 2025), section 3. The autoencoder and the text encoder a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -15,7 +15,7 @@ from anosynth.diffusion.background import background_image
 from anosynth.diffusion.devices import accelerator_for
 from anosynth.diffusion.dual import DualAdapter, DualShape
 from anosynth.diffusion.dual_adapters import SavedDual, dual_from_bytes, dual_to_bytes, take_dual
-from anosynth.diffusion.dual_train import DualSet, DualTrainSettings, train_dual
+from anosynth.diffusion.dual_train import DualResult, DualSet, DualTrainSettings, train_dual
 from anosynth.diffusion.latent import LatentDiffusion, Moments
 from anosynth.diffusion.loop import CheckpointStore, LoopSettings
 from anosynth.errors import DataError
@@ -58,6 +58,7 @@ class PairSubject:
         size_px: side of the square training images.
         backbone: identity of the backbone.
         seed: root seed.
+        chosen_by: JSON values that decide which of several checkpoints is kept, and nothing else; empty for the last.
     """
 
     category: str
@@ -68,6 +69,7 @@ class PairSubject:
     size_px: int
     backbone: str
     seed: int
+    chosen_by: Mapping[str, object] = field(default_factory=dict)
 
     def fingerprint(self, spec: DualAnoDiffMethod, compute: ComputeParams) -> str:
         """Digest of everything that shapes the adapter; the name of its checkpoints."""
@@ -75,6 +77,7 @@ class PairSubject:
             **vars(self),
             "defects": [list(one) for one in self.defects],
             "shot_ids": {defect: list(ids) for defect, ids in self.shot_ids.items()},
+            "chosen_by": dict(self.chosen_by),
         }
         return digest_value(
             {
@@ -86,6 +89,32 @@ class PairSubject:
                 "compute": compute.model_dump(mode="json"),
             }
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """The adapter as it was after some steps.
+
+    Attributes:
+        step: how many.
+        saved: ready to draw with.
+    """
+
+    step: int
+    saved: SavedDual
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Which candidate is kept.
+
+    Attributes:
+        step: its number of steps.
+        facts: why, JSON values.
+    """
+
+    step: int
+    facts: Mapping[str, object]
 
 
 def stored_dual(fingerprint: str, store: CheckpointStore) -> SavedDual | None:
@@ -103,6 +132,7 @@ def fit(
     *,
     compute: ComputeParams,
     store: CheckpointStore,
+    choose: Callable[[Sequence[Candidate]], Chosen] | None = None,
 ) -> SavedDual:
     """Train the adapter of a subject and store it; a run that was stopped goes on from its last checkpoint.
 
@@ -113,19 +143,24 @@ def fit(
         spec: the method.
         compute: device and number format of training.
         store: where checkpoints and the finished adapter are kept.
+        choose: given the candidates in the order of their steps, which one to keep; asked if `spec.candidates` is not
+            1, and needed then. `subject.chosen_by` names what it goes by.
 
     Returns:
-        The adapter. Its terms are a `DualTerms`; its facts hold a summary of the losses.
+        The adapter. Its terms are a `DualTerms`; its facts hold the probe's losses before and after training.
 
     Raises:
+        ValueError: if there are candidates and nothing to choose by.
         DataError: if a defect has fewer than two shots, or a mask covers the whole image.
         TrainingError: if the loss is not finite.
     """
+    if spec.candidates > 1 and choose is None:
+        raise ValueError(f"{spec.candidates} candidates and nothing to choose by")
     sized = {defect: resize_pairs(shots.get(defect, ()), size_px=subject.size_px) for defect, _ in subject.defects}
     for defect, pairs in sized.items():
         check_shots(pairs, category=subject.category, defect=defect)
     everything = [pair for pairs in sized.values() for pair in pairs]
-    rule = mask_rule(backbone, everything, key=spec.key)
+    rule = mask_rule(everything, key=spec.key, see=lambda parts: list(backbone.decode(backbone.encode(parts))))
     prompts = {
         defect: (
             spec.prompt.format(name=subject.name, defect=said),
@@ -140,6 +175,24 @@ def fit(
     ).to(backbone.device)
     fingerprint = subject.fingerprint(spec, compute)
     seen = {defect: all_views(pairs, subject, spec) for defect, pairs in sized.items()}
+    terms = DualTerms(
+        prompts=prompts,
+        shot_ids=subject.shot_ids,
+        licence=most_restrictive(pair.licence for pair in everything),
+        rule=rule,
+        size_px=subject.size_px,
+    )
+    steps = candidate_steps(spec)
+
+    def taken() -> SavedDual:
+        return take_dual(
+            adapter, backbone=subject.backbone, half_precision=spec.half_precision, terms=terms.to_json(), facts={}
+        )
+
+    def keep_candidate(step: int) -> None:
+        if step in steps:
+            store.put_blob(_key(fingerprint, f"candidate-{step}"), dual_to_bytes(taken()))
+
     result = train_dual(
         backbone,
         adapter,
@@ -156,23 +209,30 @@ def fit(
         checkpoints=store,
         key=_key(fingerprint, "checkpoint"),
         backgrounds=None if spec.background == "off" else background_set(backbone, seen),
+        after=keep_candidate if len(steps) > 1 else None,
     )
-    terms = DualTerms(
-        prompts=prompts,
-        shot_ids=subject.shot_ids,
-        licence=most_restrictive(pair.licence for pair in everything),
-        rule=rule,
-        size_px=subject.size_px,
-    )
-    saved = take_dual(
-        adapter,
-        backbone=subject.backbone,
-        half_precision=spec.half_precision,
-        terms=terms.to_json(),
-        facts=_facts(subject, spec, fingerprint=fingerprint, losses=result.losses),
-    )
+    saved, choice = taken(), None
+    if len(steps) > 1 and choose is not None:
+        candidates = [Candidate(step, _candidate(fingerprint, step, store)) for step in steps]
+        choice = choose(candidates)
+        (saved,) = (one.saved for one in candidates if one.step == choice.step)
+    facts = _facts(subject, spec, fingerprint=fingerprint, result=result, choice=choice)
+    saved = replace(saved, facts=facts)
     store.put_blob(_key(fingerprint, "adapter"), dual_to_bytes(saved))
     return saved
+
+
+def candidate_steps(spec: DualAnoDiffMethod) -> tuple[int, ...]:
+    """After how many steps each candidate is taken: evenly spaced, the last one at the end, none twice."""
+    return tuple(dict.fromkeys(-(-spec.steps * number // spec.candidates) for number in range(1, spec.candidates + 1)))
+
+
+def _candidate(fingerprint: str, step: int, store: CheckpointStore) -> SavedDual:
+    key = _key(fingerprint, f"candidate-{step}")
+    data = store.get_blob(key)
+    if data is None:
+        raise DataError(f"{key} is no longer in the store; run python -m anosynth doctor --prune and the stage again")
+    return dual_from_bytes(data, name=key)
 
 
 def check_shots(pairs: Sequence[RealPair], *, category: str, defect: str) -> None:
@@ -196,20 +256,19 @@ def check_shots(pairs: Sequence[RealPair], *, category: str, defect: str) -> Non
 
 
 def mask_rule(
-    backbone: LatentDiffusion, pairs: Sequence[RealPair], *, key: Literal["chosen", "grey"]
+    pairs: Sequence[RealPair],
+    *,
+    key: Literal["chosen", "grey"],
+    see: Callable[[Sequence[NDArray[np.uint8]]], Sequence[NDArray[np.uint8]]],
 ) -> masks.MaskRule:
     """Calibrate masks on the shots' own parts, after the autoencoder has been through them once.
 
     Args:
-        backbone: whose autoencoder.
         pairs: the shots, of one size.
         key: the neutral colour on which masks are found best, or the paper's grey.
+        see: what the autoencoder makes of parts (encoded and decoded).
     """
     images, real = [pair.image for pair in pairs], [pair.mask for pair in pairs]
-
-    def see(parts: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
-        return list(backbone.decode(backbone.encode(parts)))
-
     some = slice(None, None, -(-len(pairs) // SHOTS_FOR_KEY))
     neutral = masks.choose_key(images[some], real[some], see=see) if key == "chosen" else masks.GREY
     parts = [masks.neutral_part(image, mask, key=neutral) for image, mask in zip(images, real, strict=True)]
@@ -290,17 +349,17 @@ def _shifted(picture: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.
 
 
 def _facts(
-    subject: PairSubject, spec: DualAnoDiffMethod, *, fingerprint: str, losses: NDArray[np.float32]
+    subject: PairSubject, spec: DualAnoDiffMethod, *, fingerprint: str, result: DualResult, choice: Chosen | None
 ) -> dict[str, object]:
-    tenth = max(1, len(losses) // 10)
-    return {
+    facts: dict[str, object] = {
         "stage": STAGE,
         "category": subject.category,
         "fingerprint": fingerprint,
         "training": training_values(spec),
-        "loss_first_tenth": round(float(losses[:tenth].mean()), 6),
-        "loss_last_tenth": round(float(losses[-tenth:].mean()), 6),
+        "probe_loss_before": round(result.probe_before, 6),
+        "probe_loss_after": round(result.probe_after, 6),
     }
+    return facts if choice is None else {**facts, "kept_step": choice.step, "kept_by": dict(choice.facts)}
 
 
 def _key(digest: str, kind: str) -> str:

@@ -169,7 +169,7 @@ def _batch(
     best: dict[int, Judged] = {}
     waiting = list(specs)
     for attempt in range(max_attempts):
-        for sample, judged in zip(waiting, _draw(job, waiting, generator, spec, attempt=attempt), strict=True):
+        for sample, judged in zip(waiting, draw(job, waiting, generator, spec, attempt=attempt), strict=True):
             if judged is not None and (sample.index not in best or judged.confidence > best[sample.index].confidence):
                 best[sample.index] = judged
         waiting = [one for one in waiting if not _is_done(best.get(one.index), spec, attempt=attempt)]
@@ -188,10 +188,18 @@ def _is_done(best: Judged | None, spec: DualAnoDiffMethod, *, attempt: int) -> b
     return best is not None and (best.confidence >= spec.min_confidence or attempt >= spec.redraws)
 
 
-def _draw(
+def draw(
     job: ShardJob, specs: Sequence[SampleSpec], generator: PairsGenerator, spec: DualAnoDiffMethod, *, attempt: int
 ) -> Iterator[Judged | None]:
-    """One draw of each sample; None where it holds no usable defect."""
+    """One draw of each sample, all in one batch; None where it holds no usable defect.
+
+    Args:
+        job: whose samples.
+        specs: of the samples.
+        generator: from `prepare`.
+        spec: how they are drawn.
+        attempt: number of this draw.
+    """
     how, starts = (
         drawing(spec),
         [turn(len(generator.normals), job=job, index=one.index, what="parent") for one in specs],

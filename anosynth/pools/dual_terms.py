@@ -17,6 +17,7 @@ _TRAINING = frozenset(
     {
         "kind", "mode", "rank", "alpha", "inner", "background", "half_precision", "shared", "steps", "lr", "batch_size",
         "min_snr_gamma", "text_dropout", "views", "max_shift_ratio", "prompt", "part_prompt", "key",
+        "candidates", "candidate_draws",
     }
 )  # fmt: skip
 _SHAPELESS = frozenset({"checkpoint_every", "log_every"})

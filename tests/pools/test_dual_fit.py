@@ -1,5 +1,9 @@
 """Training a pair adapter on shots, with the toy backbone."""
 
+import json
+import logging
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
@@ -7,7 +11,7 @@ from anosynth.diffusion.latent import LatentDiffusion, open_backbone
 from anosynth.errors import DataError, TrainingError
 from anosynth.params import ComputeParams, ToyBackbone
 from anosynth.pools import dual_fit
-from anosynth.pools.dual_fit import fit, stored_dual, views
+from anosynth.pools.dual_fit import Candidate, Chosen, candidate_steps, fit, stored_dual, views
 from anosynth.pools.dual_terms import terms_from_json
 from anosynth.pools.masks import GREY
 from anosynth.pools.real import RealPair
@@ -46,13 +50,84 @@ def test_a_training_stopped_at_a_checkpoint_ends_like_an_unbroken_one(backbone: 
     with pytest.raises(KeyboardInterrupt):
         fitted(backbone, blobs)
     blobs.stop_after = None
-    assert fitted(backbone, blobs).digest == whole.digest
+    resumed = fitted(backbone, blobs)
+    assert resumed.digest == whole.digest
+    assert resumed.facts == whole.facts
+
+
+def test_the_probe_sees_the_same_pairs_timesteps_and_noise_every_time(
+    backbone: LatentDiffusion, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="anosynth.diffusion.dual_train"):
+        still = fitted(backbone, Blobs(), lr=1e-12, steps=5).facts
+    lines = [json.loads(record.message) for record in caplog.records if record.name == "anosynth.diffusion.dual_train"]
+    assert [line["step"] for line in lines] == [0, 2, 4, 5]
+    losses = [line["probe_loss"] for line in lines]
+    assert max(losses) - min(losses) < 1e-5
+    assert still["probe_loss_before"] == pytest.approx(losses[0])
+    moved = fitted(backbone, Blobs(), lr=5e-2, steps=5).facts
+    assert moved["probe_loss_before"] == still["probe_loss_before"]
+    assert moved["probe_loss_after"] != still["probe_loss_after"]
+
+
+def keep_first(candidates: Sequence[Candidate]) -> Chosen:
+    return Chosen(candidates[0].step, {"seen": [[one.step, one.saved.digest] for one in candidates]})
+
+
+def chosen(backbone: LatentDiffusion, blobs: Blobs, **changes: object) -> dual_fit.SavedDual:
+    spec = method(**{"candidates": 3, **changes})
+    return fit(
+        backbone,
+        {"spot": shots()},
+        subject(backbone.identity),
+        spec,
+        compute=COMPUTE,
+        store=blobs,
+        choose=keep_first,
+    )
+
+
+def test_a_candidate_is_what_a_shorter_training_gives_and_the_chosen_one_is_kept(backbone: LatentDiffusion) -> None:
+    blobs = Blobs()
+    kept = chosen(backbone, blobs, lr=1e-2)
+    shorter = [fitted(backbone, Blobs(), lr=1e-2, steps=steps).digest for steps in (1, 2, 3)]
+    assert len(set(shorter)) == 3
+    assert kept.facts["kept_by"] == {"seen": [[step, digest] for step, digest in zip((1, 2, 3), shorter, strict=True)]}
+    assert kept.facts["kept_step"] == 1
+    assert kept.digest == shorter[0]
+    spec = method(candidates=3, lr=1e-2)
+    found = stored_dual(subject(backbone.identity).fingerprint(spec, COMPUTE), blobs)
+    assert found is not None
+    assert (found.digest, found.facts) == (kept.digest, kept.facts)
+
+
+@pytest.mark.parametrize("blobs_put", [1, 2, 3, 4])
+def test_candidates_of_a_stopped_training_are_those_of_an_unbroken_one(
+    backbone: LatentDiffusion, blobs_put: int
+) -> None:
+    whole = chosen(backbone, Blobs(), lr=1e-2)
+    blobs = Blobs(stop_after=blobs_put)
+    with pytest.raises(KeyboardInterrupt):
+        chosen(backbone, blobs, lr=1e-2)
+    blobs.stop_after = None
+    assert chosen(backbone, blobs, lr=1e-2).facts == whole.facts
+
+
+def test_candidates_are_spaced_evenly_and_none_is_taken_twice() -> None:
+    spaced = [candidate_steps(method(steps=steps, candidates=n)) for steps, n in ((150, 3), (10, 4), (2, 3), (7, 1))]
+    assert spaced == [(50, 100, 150), (3, 5, 8, 10), (1, 2), (7,)]
+
+
+def test_candidates_need_something_to_choose_by(backbone: LatentDiffusion) -> None:
+    with pytest.raises(ValueError, match="2 candidates and nothing to choose by"):
+        fitted(backbone, Blobs(), candidates=2)
 
 
 def test_only_what_shapes_the_adapter_is_in_its_fingerprint() -> None:
     base = subject("b").fingerprint(method(), COMPUTE)
     drawing_only = {"profile": "paper", "strength": 0.9, "redraws": 7, "min_confidence": 0.9, "checkpoint_every": 9}
     training = {"lr": 2e-3, "steps": 4, "prompt": "dirty {defect}", "shared": True, "views": 3, "key": "chosen"}
+    training |= {"candidates": 2, "candidate_draws": 3}
     for name, value in drawing_only.items():
         assert subject("b").fingerprint(method(**{name: value}), COMPUTE) == base, name
     for name, value in training.items():
@@ -77,7 +152,7 @@ def test_the_autoencoder_and_the_text_encoder_are_not_asked_once_training_runs(
         monkeypatch.setattr(LatentDiffusion, name, counted(name, function))
     fitted(backbone, Blobs(), steps=5)
     first = calls.index("predict")
-    assert calls[first:] == ["predict"] * 5
+    assert calls[first:] == ["predict"] * (5 + 4)  # steps, and the probe: before, at two checkpoints, after
     assert {"encode_moments", "embed"} <= set(calls[:first])
 
 

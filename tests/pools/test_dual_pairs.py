@@ -126,7 +126,7 @@ def test_the_paper_profile_draws_one_pair_at_a_time(generator: PairsGenerator, m
     monkeypatch.setattr(dual_pairs, "draw_pairs", watched)
     drawn(generator, 2, profile="paper", redraws=0)
     assert {one[0] for one in sizes} == {1}
-    assert {one[1:] for one in sizes} == {("ddim", 100, 2.5)}
+    assert {one[1:] for one in sizes} == {("plms", 100, 2.5)}
     sizes.clear()
     drawn(generator, 2, profile="default", redraws=0)
     assert sizes[0] == (2, "dpm_solver", 25, 2.0)

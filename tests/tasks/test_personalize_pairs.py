@@ -118,6 +118,19 @@ def test_a_value_of_drawing_keeps_the_adapter_and_a_value_of_training_does_not(
     assert read_dual(layout.pair_adapter("washer", "scratch", "dual")).digest != digest
 
 
+def test_a_checkpoint_is_chosen_by_what_each_draws(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change(project, "methods", {"dual": {**DUAL, "candidates": 2, "candidate_draws": 2}})
+    layout = train(project)
+    facts = read_dual(layout.pair_adapter("washer", "scratch", "dual")).facts
+    told = facts["kept_by"]
+    assert isinstance(told, dict)
+    assert [point["step"] for point in told["curve"]] == [2, 3]
+    assert f"{facts['kept_step']} steps on 2 shots" in capsys.readouterr().out
+    change(project, "methods", {"dual": {**DUAL, "candidates": 2, "candidate_draws": 2, "strength": 0.7}})
+    train(project)
+    assert "found in the store" not in capsys.readouterr().out
+
+
 def test_a_pool_is_not_drawn_with_the_adapter_of_another_backbone(project: Path) -> None:
     train(project)
     change(project, "backbone", {"kind": "toy", "seed": 1})
