@@ -1,6 +1,7 @@
 """BSData, honestly: develop by leaving one training position out at a time; look at the true test rarely, and log it.
 
     python examples/bsdata.py dev                    # make bsdata-dev
+    python examples/bsdata.py dev --positions 305000-090,395000-270 --shots 10 --seeds 1 --steps 150 --pairs 48
     python examples/bsdata.py test --why "release"   # make bsdata-test
 
 Both run the graph of dvc.yaml with examples/bsdata.params.yaml (or --params FILE), each run in a DVC project of its own
@@ -10,6 +11,7 @@ under .anosynth/, all of them on one store of shards. ANOSYNTH_BSDATA, or --data
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import os
@@ -23,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from scipy import stats
 
 from anosynth.errors import EXIT_WRONG_INPUT, AnosynthError, DataError
 from anosynth.fingerprint import digest_value
@@ -36,6 +39,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 CATEGORY = "ball_screw"
 DEFECT = "pitting"
 BASELINE = "real"
+CONFIDENCE = 0.95
 LOOKS = "docs/test-looks.md"
 LOOKS_HEAD = """# Looks at the true test of BSData
 
@@ -79,6 +83,35 @@ def without(raw: Mapping[str, object], position: str, images: Mapping[str, Count
     sections["split"]["held_out_group"] = position
     sections["select_shots"]["anomalous"] = min(sections["select_shots"]["anomalous"], left)
     return {**raw, **sections}
+
+
+def shortened(
+    raw: Mapping[str, object], *, shots: int | None, seeds: int | None, steps: int | None, pairs: int | None
+) -> dict[str, object]:
+    """Return params.yaml for a shorter development; None leaves a value as it is.
+
+    Args:
+        raw: params.yaml.
+        shots: pitting shots.
+        seeds: of detectors, counted from 0.
+        steps: of the U-Net's training.
+        pairs: of a pool.
+    """
+    changed = copy.deepcopy(dict(raw))
+    wanted = (
+        (("select_shots", "anomalous"), shots),
+        (("fit_detector", "seeds"), None if seeds is None else list(range(seeds))),
+        (("detectors", "unet", "steps"), steps),
+        (("generate_pairs", "n"), pairs),
+    )
+    for (*way, last), value in wanted:
+        section: Any = changed
+        for name in way:
+            section = section[name]
+        if value is not None:
+            section[last] = value
+    parse_params(changed)
+    return changed
 
 
 def prepare(folder: Path, raw: Mapping[str, object]) -> None:
@@ -130,6 +163,16 @@ def measured(position: str, results: Iterable[Result]) -> list[Measured]:
     return rows
 
 
+def shortcuts(position: str, folder: Path) -> list[Measured]:
+    """Read how well each arm tells a position's real normals from their round trips (AUROC, 0.5 is best)."""
+    found = json.loads(Layout(folder).shortcuts(CATEGORY).read_text(encoding="utf-8"))["shortcut_auroc"]
+    return [
+        Measured(position, detector, arm, "shortcut_auroc", math.fsum(seeds.values()) / len(seeds))
+        for detector, arms in found.items()
+        for arm, seeds in arms.items()
+    ]
+
+
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
     """Mean and sample standard deviation (0 for a single value)."""
     mean = math.fsum(values) / len(values)
@@ -145,7 +188,9 @@ def summarize(rows: Sequence[Measured], *, primary: str) -> str:
     places = list(dict.fromkeys(row.position for row in rows))
     lines = [
         f"Mean ± standard deviation over {len(places)} left-out positions ({', '.join(places)}); seeds averaged first. "
-        f"Gain: {primary} against the arm `{BASELINE}` of the same detector, paired by position.",
+        f"Gain: {primary} against the arm `{BASELINE}` of the same detector, paired by position, with its "
+        f"{CONFIDENCE:.0%} t-interval over positions. shortcut_auroc: real normals against their round trips; 0.5 is "
+        "best.",
         "",
         f"| detector | arm | {' | '.join(metrics)} | gain in {primary} | better at |",
         "|---|---|" + "---|" * (len(metrics) + 2),
@@ -165,11 +210,20 @@ def summarize(rows: Sequence[Measured], *, primary: str) -> str:
         else:
             gains = [one - other for one, other in pairs]
             cells += [
-                "{:+.3f} ± {:.3f}".format(*mean_and_deviation(gains)),
+                "{:+.3f} ± {:.3f}".format(*mean_and_deviation(gains)) + _interval(gains),
                 f"{sum(g > 0 for g in gains)} of {len(gains)}",
             ]
         lines.append(f"| {detector} | {arm} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _interval(gains: Sequence[float]) -> str:
+    """The t-interval of a mean, ` [low, high]`; nothing for one value, or where all are equal."""
+    mean, spread = mean_and_deviation(gains)
+    if len(gains) < 2 or spread == 0.0:
+        return ""
+    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2.0, len(gains) - 1)) * spread / math.sqrt(len(gains))
+    return f" [{mean - half:+.3f}, {mean + half:+.3f}]"
 
 
 def look_line(results: Sequence[Result], *, metric: str, commit: str, params: str, why: str, now: datetime) -> str:
@@ -199,7 +253,7 @@ def develop(raw: Mapping[str, object], *, only: Sequence[str]) -> None:
             continue
         print(f"{place}: left out, {images[place]['normal']} normal and {images[place][DEFECT]} {DEFECT}", flush=True)
         prepare(base / place, without(raw, place, images))
-        rows += measured(place, reproduce(base / place))
+        rows += [*measured(place, reproduce(base / place)), *shortcuts(place, base / place)]
     if not rows:
         raise DataError("no position could be measured; choose others with --positions")
     text = summarize(rows, primary=params.report.primary_metric)
@@ -257,11 +311,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--params", type=Path, default=CHECKOUT / "examples" / "bsdata.params.yaml")
     parser.add_argument("--data", default=os.environ.get("ANOSYNTH_BSDATA", ""), help="folder of BSData")
     parser.add_argument("--positions", default="", help="dev: only these, by commas")
+    parser.add_argument("--shots", type=int, help="dev: pitting shots, fewer than in --params")
+    parser.add_argument("--seeds", type=int, help="dev: so many seeds of detectors, from 0")
+    parser.add_argument("--steps", type=int, help="dev: of the U-Net's training")
+    parser.add_argument("--pairs", type=int, help="dev: of a pool")
     parser.add_argument("--why", default="not said", help="test: the reason for this look, for the log")
     chosen = parser.parse_args(arguments)
     try:
         raw = read_raw(chosen.params, chosen.data)
         if chosen.command == "dev":
+            raw = shortened(raw, shots=chosen.shots, seeds=chosen.seeds, steps=chosen.steps, pairs=chosen.pairs)
             develop(raw, only=[place for place in chosen.positions.split(",") if place])
         else:
             look(raw, why=chosen.why)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import statistics
 import sys
@@ -11,7 +12,10 @@ from types import ModuleType
 
 import pytest
 import yaml
+from scipy import stats
 
+from anosynth.errors import ParamsError
+from anosynth.layout import Layout
 from anosynth.params import parse_params
 from anosynth.results import Result, TrainedOn
 from tests.sources.trees import mvtec_tree
@@ -75,10 +79,11 @@ def test_the_table_shows_mean_deviation_and_paired_gain() -> None:
     lines = bsdata.summarize(rows, primary="pixel_ap").splitlines()
     gains = [one - base for base, one in values.values()]
     real, perlin = ([pair[at] for pair in values.values()] for at in (0, 1))
+    low, high = stats.t.interval(0.95, 2, loc=statistics.mean(gains), scale=stats.sem(gains))
     assert lines[-2] == f"| unet | real | {statistics.mean(real):.3f} ± {statistics.stdev(real):.3f} | - | - |"
     assert lines[-1] == (
         f"| unet | perlin | {statistics.mean(perlin):.3f} ± {statistics.stdev(perlin):.3f} | "
-        f"{statistics.mean(gains):+.3f} ± {statistics.stdev(gains):.3f} | 2 of 3 |"
+        f"{statistics.mean(gains):+.3f} ± {statistics.stdev(gains):.3f} [{low:+.3f}, {high:+.3f}] | 2 of 3 |"
     )
     assert bsdata.mean_and_deviation([0.5]) == (0.5, 0.0)
 
@@ -120,6 +125,26 @@ def test_a_round_leaves_one_position_out_and_asks_for_the_shots_that_are_left(tm
     assert (left.split.held_out_group, left.select_shots.anomalous) == ("a", 1)
     assert parse_params(bsdata.without(raw, "c", images)).select_shots.anomalous == 2
     assert raw["split"]["held_out_group"] is None  # type: ignore[index]
+
+
+def test_a_shorter_development_changes_what_it_is_told_and_nothing_else(tmp_path: Path) -> None:
+    raw = project(tmp_path)
+    short = parse_params(bsdata.shortened(raw, shots=3, seeds=1, steps=150, pairs=48))
+    assert (short.select_shots.anomalous, short.fit_detector.seeds, short.generate_pairs.n) == (3, [0], 48)
+    assert short.detectors["unet"].steps == 150
+    assert bsdata.shortened(raw, shots=None, seeds=None, steps=None, pairs=None) == raw
+    assert parse_params(raw).select_shots.anomalous == 28
+    with pytest.raises(ParamsError, match="generate_pairs"):
+        bsdata.shortened(raw, shots=None, seeds=None, steps=None, pairs=0)
+
+
+def test_the_shortcut_of_an_arm_is_its_mean_over_seeds(tmp_path: Path) -> None:
+    path = Layout(tmp_path).shortcuts("ball_screw")
+    path.parent.mkdir(parents=True)
+    found = {"unet": {"real": {"0": 0.5, "1": 0.6}, "dualanodiff": {"0": 0.7, "1": 0.7}}}
+    path.write_text(json.dumps({"shortcut_auroc": found}), encoding="utf-8")
+    rows = [(row.detector, row.arm, row.metric, pytest.approx(row.value)) for row in bsdata.shortcuts("a", tmp_path)]
+    assert rows == [("unet", "real", "shortcut_auroc", 0.55), ("unet", "dualanodiff", "shortcut_auroc", 0.7)]
 
 
 def test_a_prepared_folder_runs_the_checkouts_graph_with_its_own_params(tmp_path: Path) -> None:
