@@ -1,7 +1,7 @@
 """BSData, honestly: develop by leaving one training position out at a time; look at the true test rarely, and log it.
 
     python examples/bsdata.py dev                    # make bsdata-dev
-    python examples/bsdata.py dev --positions 305000-090,395000-270 --shots 10 --seeds 1 --steps 150 --pairs 48
+    python examples/bsdata.py dev --positions 277500-315,585000-090 --shots 10 --seeds 1 --steps 150 --pairs 48
     python examples/bsdata.py test --why "release"   # make bsdata-test
 
 Both run the graph of dvc.yaml with examples/bsdata.params.yaml (or --params FILE), each run in a DVC project of its own
