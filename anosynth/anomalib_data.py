@@ -13,9 +13,9 @@ from anomalib.data import AnomalibDataModule
 from anomalib.data.datasets.image.tabular import TabularDataset
 from anomalib.data.utils import TestSplitMode, ValSplitMode
 
+from anosynth.detectors.anomalib_files import check_normal, write_row
 from anosynth.detectors.protocol import LabelledImage
 from anosynth.errors import DataError
-from anosynth.imaging import encode_png
 
 
 class ArmDataModule(AnomalibDataModule):
@@ -47,9 +47,7 @@ class ArmDataModule(AnomalibDataModule):
         Raises:
             DataError: if a training image is anomalous, or there is no validation image.
         """
-        anomalous = [item.name for item in normals if item.mask is not None]
-        if anomalous:
-            raise DataError(f"{anomalous[0]}: anomalib trains on normal images only; leave the arm's pairs out")
+        check_normal(normals)
         if not val:
             raise DataError(f"{name}: anomalib needs validation images and was given none; set split.val_ratio above 0")
         super().__init__(
@@ -61,7 +59,7 @@ class ArmDataModule(AnomalibDataModule):
         )
         self._name = name
         self._parts = {
-            part: [_write(item, folder / part / f"{at:06d}", split) for at, item in enumerate(items)]
+            part: [write_row(item, folder / part / f"{at:06d}", split) for at, item in enumerate(items)]
             for part, split, items in (("train", "train", normals), ("val", "test", val), ("test", "test", test))
         }
 
@@ -74,18 +72,3 @@ class ArmDataModule(AnomalibDataModule):
         self.train_data = TabularDataset(name=self._name, samples=self._parts["train"], split="train")
         self.val_data = TabularDataset(name=self._name, samples=self._parts["val"], split="test")
         self.test_data = TabularDataset(name=self._name, samples=self._parts["test"], split="test")
-
-
-def _write(item: LabelledImage, stem: Path, split: str) -> dict[str, object]:
-    """Write one image, and its mask beside it, and return its row in anomalib's columns."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    image, mask = stem.with_suffix(".png"), stem.with_name(f"{stem.name}_mask.png")
-    image.write_bytes(encode_png(item.image))
-    if item.mask is not None:
-        mask.write_bytes(encode_png(item.mask))
-    return {
-        "image_path": str(image),
-        "label_index": int(item.mask is not None),
-        "mask_path": "" if item.mask is None else str(mask),
-        "split": split,
-    }

@@ -10,7 +10,16 @@ from string import Formatter
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 
 from anosynth.errors import ParamsError
 
@@ -754,8 +763,22 @@ class OneToNormalSpec(Section):
         return self
 
 
+class AnomalibSpec(Section):
+    """Any model of anomalib, fitted on the normals of an arm; in an environment of constraints/anomalib.txt."""
+
+    kind: Literal["anomalib"]
+    arms: list[Slug] = Field(min_length=1)
+    model: str = Field(pattern=r"^[A-Z]\w*$", description="class in anomalib.models, for example Padim")
+    options: dict[str, JsonValue] = Field(
+        default_factory=dict, description="arguments of that class; pre_trained: false without its weights at hand"
+    )
+    size_px: int = Field(256, ge=32, le=1024, description="side at which images are given to the model")
+    batch_size: int = Field(8, ge=1)
+    epochs: int | None = Field(None, ge=1, description="null: what the model asks for, one of those that train nothing")
+
+
 DetectorSpec = Annotated[
-    PatchCoreSpec | PaDiMSpec | WinClipSpec | UNetSpec | OneToNormalSpec, Field(discriminator="kind")
+    PatchCoreSpec | PaDiMSpec | WinClipSpec | UNetSpec | OneToNormalSpec | AnomalibSpec, Field(discriminator="kind")
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from typing import assert_never
 
 import torch
@@ -22,6 +23,7 @@ from anosynth.errors import ParamsError
 from anosynth.features.aligned import AlignedFeatures
 from anosynth.features.encoder import PatchFeatures
 from anosynth.params import (
+    AnomalibSpec,
     ArmParams,
     ComputeParams,
     DetectorSpec,
@@ -74,7 +76,7 @@ def build_detector(
         name: for progress, log and errors.
 
     Raises:
-        ParamsError: if the device is not there.
+        ParamsError: if the device is not there, or a package that the detector is made of.
     """
     if compute.device == "cuda" and not torch.cuda.is_available():
         raise ParamsError("compute.device is cuda, but this process sees no CUDA device; set it to cpu")
@@ -136,14 +138,34 @@ def build_detector(
                 seed=draw_seed,
                 opening=parts.opening,
             )
+        case AnomalibSpec():
+            _anomalib_version()
+            from anosynth.detectors.anomalib_model import AnomalibModel
+
+            return AnomalibModel(spec, seed=draw_seed, device=torch.device(compute.device), name=name)
         case _:
             assert_never(spec)
+
+
+def _anomalib_version() -> str:
+    """Version of anomalib, which is a part of every fit.
+
+    Raises:
+        ParamsError: if this environment has none.
+    """
+    try:
+        return version("anomalib")
+    except PackageNotFoundError:
+        raise ParamsError(
+            "a detector of kind anomalib is asked for, and this environment has no anomalib; run the pipeline in one "
+            "made with constraints/anomalib.txt and the extra [anomalib], or take the detector out of grid.detectors"
+        ) from None
 
 
 def used_by(spec: DetectorSpec, arm: ArmParams) -> ArmParams:
     """What of an arm a detector looks at: a one-class detector sees no pairs, so they neither shape nor license it."""
     match spec:
-        case PatchCoreSpec() | PaDiMSpec() | WinClipSpec() | OneToNormalSpec():
+        case PatchCoreSpec() | PaDiMSpec() | WinClipSpec() | OneToNormalSpec() | AnomalibSpec():
             return arm.model_copy(update={"real_pairs": False, "methods": []})
         case UNetSpec():
             return arm
@@ -187,5 +209,7 @@ def shaping_values(spec: DetectorSpec, *, parts: DetectorParts) -> dict[str, obj
                     "size_px": parts.twins.size_px,
                 }
             return values
+        case AnomalibSpec():
+            return {**values, "anomalib": _anomalib_version()}
         case _:
             assert_never(spec)

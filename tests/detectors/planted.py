@@ -35,6 +35,7 @@ class Verdict:
 
     image_auroc: float
     pixel_auroc: float
+    pixel_ap: float
     peaks_on_defect: float
 
 
@@ -52,7 +53,8 @@ def judge(detector: Detector, category: str, defect: str, *, count: int) -> Verd
             peaks.append(bool(near(item.mask).flat[int(np.argmax(prediction.anomaly_map))]))
     scores = np.array([prediction.score for prediction in predictions])
     images = image_metrics(scores, np.array([item.mask is not None for item in test]))
-    return Verdict(images.auroc, pixels.result().auroc, float(np.mean(peaks)))
+    found = pixels.result()
+    return Verdict(images.auroc, found.auroc, found.ap, float(np.mean(peaks)))
 
 
 def near(mask: NDArray[np.uint8], *, reach: int = 3) -> NDArray[np.bool_]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,23 @@ def test_it_learns_to_find_planted_defects() -> None:
     assert verdict.pixel_auroc > 0.95
     assert verdict.peaks_on_defect >= 0.85
     assert verdict.pixel_auroc > before.pixel_auroc + 0.1
+
+
+def test_a_pool_whose_masks_are_shuffled_gives_no_gain() -> None:
+    normals, shots = planted("wood", None, "train", 6), planted("wood", "stain", "train", 2)
+    pool = [replace(item, synthetic=True) for item in planted("wood", "stain", "pool", 8)]
+    shuffled = [replace(item, mask=other.mask) for item, other in zip(pool, [*pool[3:], *pool[:3]], strict=True)]
+    found = []
+    for seed, shot in enumerate(shots):
+        row = []
+        for made in ([], shuffled, pool):
+            detector = localizer(steps=50, channels=8, init_seed=seed, draw_seed=seed)
+            detector.fit(normals, [shot, *made])
+            row.append(judge(detector, "wood", "stain", count=6).pixel_ap)
+        found.append(row)
+    real, wrong, right = np.array(found).T
+    assert (wrong - real).max() < 0.0
+    assert (right - wrong).min() > 0.2  # it is the masks, not the pictures
 
 
 def test_one_seed_gives_equal_bytes_and_another_other_ones(tmp_path: Path) -> None:
