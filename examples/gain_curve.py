@@ -333,7 +333,7 @@ def read_settings(chosen: argparse.Namespace) -> Settings:
                     kind="dualanodiff",
                     steps=chosen.adapter_steps,
                     lr=2e-3,
-                    batch_size=4,
+                    batch_size=chosen.adapter_batch,
                     min_snr_gamma=5.0,
                     views=4,
                     profile="fast",
@@ -350,7 +350,7 @@ def read_settings(chosen: argparse.Namespace) -> Settings:
             arms=[BASE],
             channels=16,
             steps=chosen.steps,
-            batch_size=8,
+            batch_size=chosen.batch,
             lr=2e-3,
             normal_ratio=0.5,
             size_px=chosen.unet_px,
@@ -428,7 +428,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--backbone", default="", help="embedded, or a diffusers folder; without it no dualanodiff")
     parser.add_argument("--pairs", type=_at_least(1), default=48, help="of a pool, before screening")
     parser.add_argument("--adapter-steps", type=_at_least(1), default=100, help="of dualanodiff's training")
+    parser.add_argument("--adapter-batch", type=_at_least(1), default=4, help="pairs of a step of it")
     parser.add_argument("--steps", type=_at_least(1), default=200, help="of the U-Net's training")
+    parser.add_argument("--batch", type=_at_least(1), default=8, help="images of a step of it")
     parser.add_argument("--unet-px", type=_at_least(32, multiple_of=16), default=96, help="input of the U-Net")
     parser.add_argument("--synthetic-ratio", type=_share, default=0.5, help="share of synthetic pairs in a batch")
     parser.add_argument("--views", type=_at_least(1), default=2, help="types: of every training image, up to 8")
