@@ -34,7 +34,7 @@ from anosynth.pretraining.repair import Repair, scratch_removal
 from anosynth.pretraining.sheets import SIZE_PX, Image8, MemoryStore, round_trip, sheet
 from anosynth.seeding import numpy_rng, seed_for, torch_generators
 
-SAMPLER = SamplerSettings("dpm_solver", 20, 3.0)
+SAMPLER = SamplerSettings("dpm_solver", 20, 5.0)
 
 
 def psnr_db(image: Image8, reference: Image8) -> float:
