@@ -52,7 +52,7 @@ from anosynth.screening.memorization import NearestShot
 
 sys.path.insert(0, str(Path(__file__).parent))
 from dual_quality_judge import Judge, JudgeSettings, open_judge
-from dual_quality_pools import Workshop, background_only, planted_copies, recovery
+from dual_quality_pools import Workshop, background_only, contrast, planted_copies, recovery
 from dual_quality_report import report, sheet
 from dual_quality_scenes import Scene, ball_screw, procedural
 
@@ -279,15 +279,17 @@ class Quality:
             pool = self._workshop.judged(scene, defect, samples)
             ious = self._judge.agreement([one.image for one in samples], _masks_of(samples))
             good = [value for value, verdict in zip(ious, pool.verdicts, strict=True) if verdict.keep]
-            shots = [one.image for one in scene.shots[defect]]
+            shots, unseen = [one.image for one in scene.shots[defect]], scene.held_out[defect]
             sheet(samples, pool.verdicts, shots, self._out / f"{JUDGED}-{arm}-{defect}.png")
             by_defect[defect] = {
                 "iou": _mean(ious),
                 "accepted_iou": _mean(good),
                 "accepted_ratio": len(good) / len(ious),
                 "refused": dict(Counter(one.reason for one in pool.verdicts if one.reason)),
+                "contrast": _mean([contrast(one.image, one.mask) for one in pool.kept if one.mask is not None]),
+                "real_contrast": _mean([contrast(*one) for one in zip(unseen.images, unseen.masks, strict=True)]),
                 "memorization": pool.copies.to_json(),
-                "realism": self._workshop.realism(pool.kept, scene.held_out[defect], name=defect),
+                "realism": self._workshop.realism(pool.kept, unseen, name=defect),
             }
             agreed, accepted = agreed + ious, accepted + good
             every, kept = [*every, *samples], [*kept, *pool.kept]

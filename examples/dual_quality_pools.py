@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from dual_quality_scenes import Scene
+from scipy import ndimage
 
 from anosynth.diffusion.dual_adapters import SavedDual
 from anosynth.diffusion.latent import LatentDiffusion, backbone_identity, open_backbone
@@ -263,7 +264,7 @@ def recovery(
 def planted_copies(shots: Sequence[NDArray[np.uint8]], *, count: int) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     """Copies of shots in turn, each kind in turn: mirrored, cropped to 0.85 to 1 of the side, 10 % brighter, darker."""
     for at in range(count):
-        shot, kind = shots[at % len(shots)], COPY_KINDS[(at // len(shots) + at) % len(COPY_KINDS)]
+        shot, kind = shots[at % len(shots)], COPY_KINDS[(at // len(shots) + at % len(shots)) % len(COPY_KINDS)]
         rng = numpy_rng(SEED, "dual_quality", "copy", at)
         height, width = shot.shape[:2]
         match kind:
@@ -278,6 +279,16 @@ def planted_copies(shots: Sequence[NDArray[np.uint8]], *, count: int) -> Iterato
                 factor = 1.0 + (BRIGHTNESS if kind == "brighter" else -BRIGHTNESS)
                 copy = np.clip(np.rint(shot * factor), 0, 255).astype(np.uint8)
         yield kind, np.ascontiguousarray(copy)
+
+
+def contrast(image: NDArray[np.uint8], mask: NDArray[np.uint8]) -> float:
+    """How far a defect stands out, in 8-bit levels: medians inside the mask against a ring around it, largest plane.
+
+    The ring is 6 px wide; the 2 px next to the mask are left out.
+    """
+    inside = mask > 0
+    ring = ndimage.binary_dilation(inside, iterations=8) & ~ndimage.binary_dilation(inside, iterations=2)
+    return float(np.abs(np.median(image[inside], axis=0) - np.median(image[ring], axis=0)).max())
 
 
 def background_only(samples: Sequence[Sample], objects: Mapping[str, NDArray[np.uint8]], *, least: float) -> int:

@@ -126,8 +126,9 @@ def _details(cells: Cells) -> list[str]:
     rows = [(arm, one) for arm in ("shared", "apart", "cutpaste") if (one := cells.get(f"pairs-{arm}")) is not None]
     if rows:
         lines += [
-            "| pool | defect | judge IoU, all | accepted | judge IoU, accepted | KID-Lite of crops | refused |",
-            "| --- | --- | --- | --- | --- | --- | --- |",
+            "| pool | defect | judge IoU, all | accepted | judge IoU, accepted | KID-Lite of crops | contrast (real) | "
+            "refused |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- |",
         ]
     for arm, one in rows:
         for defect, of_it in one["by_defect"].items():
@@ -136,7 +137,8 @@ def _details(cells: Cells) -> list[str]:
             refused = ", ".join(f"{reason} {count}" for reason, count in sorted(of_it["refused"].items())) or "–"
             lines.append(
                 f"| {arm} | {defect} | {_number(of_it['iou'])} | {of_it['accepted_ratio']:.0%} | "
-                f"{_number(of_it['accepted_iou'])} | {said} | {refused} |"
+                f"{_number(of_it['accepted_iou'])} | {said} | {_number(of_it['contrast'], 1)} "
+                f"({_number(of_it['real_contrast'], 1)}) | {refused} |"
             )
     for name in ("washer", "pill"):
         if (one := cells.get(f"masks-{name}")) is not None:
@@ -187,5 +189,5 @@ def outlined(sample: Sample) -> NDArray[np.uint8]:
     return drawn
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+def _number(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
