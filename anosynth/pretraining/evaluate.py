@@ -168,7 +168,7 @@ def personalization(
     """
     prompts = [settings.prompt.format(name=name)] * num_samples
     plain = draw(backbone, prompts, seed=seed, settings=sampler)
-    subject = Subject("evaluation", name, True, tuple(map(str, range(len(shots)))), SIZE_PX, backbone.identity, seed)
+    subject = Subject("evaluation", name, False, tuple(map(str, range(len(shots)))), SIZE_PX, backbone.identity, seed)
     began = time.process_time()
     adapter = personalize(backbone, shots, subject, settings, compute=compute, store=MemoryStore())
     cpu_s = time.process_time() - began
@@ -216,9 +216,9 @@ def _high_pass(image: Image8) -> NDArray[np.float64]:
 def _adapting(steps: int) -> PersonalizeNormalsParams:
     return PersonalizeNormalsParams.model_validate(
         {
-            "rank": 16,
-            "alpha": 16.0,
-            "lr": 5e-4,
+            "rank": 64,
+            "alpha": 64.0,
+            "lr": 1e-3,
             "steps": steps,
             "batch_size": 8,
             "prior_weight": 0.0,
