@@ -725,8 +725,20 @@ class OneToNormalSpec(Section):
     steps: int | None = Field(None, ge=1, le=1000, description="of a full path, a twin takes r of them; 50; 20")
     guidance: float | None = Field(None, ge=0.0, le=30.0, description="paper (our default): 3; best: 1")
     select: Select | None = Field(None, description="of the n twins; paper: ssim_loss; best: patch_min")
-    visual_levels: Literal["all", "local"] | None = Field(
-        None, description="of S_P and S_N; paper: all; best: local, without the levels that the encoder takes to text"
+    visual_levels: Literal["all", "local", "joint"] | None = Field(
+        None, description="of S_P and S_N; all; local: without those taken to text; best: joint, the local ones as one"
+    )
+    mirror_tolerance: float | None = Field(
+        None, ge=0.0, le=10.0, description="mirrored references join the bank up to this quotient; best: 1.1"
+    )
+    place_weight: float | None = Field(
+        None, ge=0.0, le=100.0, description="of squared distance in place beside that in features, in S_N; 0; best: 0.4"
+    )
+    place_limit: float | None = Field(
+        None, ge=0.0, le=10.0, description="greatest misalignment of references with a place weight; 0: any; best: 0.8"
+    )
+    top_ratio: float | None = Field(
+        None, ge=0.0, le=1.0, description="a score is the mean of this share of patches; 0: the greatest; best: 0.02"
     )
     tolerance: int | None = Field(None, ge=0, le=3, description="reach in patches of S_P's comparison; 0; best: 1")
     round_trip: bool | None = Field(None, description="twins against the VAE's round trip of the query; best: true")
@@ -736,9 +748,9 @@ class OneToNormalSpec(Section):
         None, description="a branch counts as much as it tells planted defects on the references; best: true"
     )
     strengths: tuple[PositiveFraction, ...] | None = Field(
-        None, description="candidates of r, chosen on the references with planted defects; best: 0.2, 0.3, 0.5"
+        None, description="candidates of r, chosen on the references with planted defects; none: r is strength"
     )
-    second_pass: bool | None = Field(None, description="the most suspicious part is drawn again; best: true")
+    second_pass: bool | None = Field(None, description="the most suspicious part is drawn again; null: no")
     second_ratio: PositiveFraction = Field(0.1, description="share of the patches that the second pass draws again")
     second_strength: PositiveFraction = Field(0.6, description="share of T that the second pass starts from")
     synthetic_weight: PositiveFraction | None = Field(

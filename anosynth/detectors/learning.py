@@ -33,10 +33,12 @@ class Planted:
 
     Attributes:
         seen: the spoiled picture.
+        parent: index of the held-out picture it was made of.
         cells: where the defect is on the grid, bool [gh, gw].
     """
 
     seen: Seen
+    parent: int
     cells: NDArray[np.bool_]
 
 
@@ -74,61 +76,64 @@ class Learner:
 
     def _held_out(self, real: Sequence[NDArray[np.uint8]]) -> list[Seen]:
         """Every reference beside a bank without it; a single reference is stood in for by shifted views of it."""
-        references, weight = self._state.references, self._switches.synthetic_weight
+        references = self._state.references
         if len(real) == 1:
-            banks = references.banks(synthetic_weight=weight)
+            banks = self._branches.banks(references)
             return [self._branches.see(view, banks) for view in calibration.held_out_views(real[0])]
         return [
-            self._branches.see(image, references.banks(synthetic_weight=weight, without=at))
-            for at, image in enumerate(real)
+            self._branches.see(image, self._branches.banks(references, without=at)) for at, image in enumerate(real)
         ]
 
     def _planted(self, held_out: list[Seen]) -> list[Planted]:
         """Defects pasted into the held-out references: what the choices of fitting are made by."""
         found = []
-        for one in held_out:
+        for parent, one in enumerate(held_out):
             for at in range(PLANTED_PER_REFERENCE):
                 seed = seed_for(self._state.seed, digest_pixels(one.image), at)
                 spoiled, where = calibration.planted_defect(one.image, seed=seed)
                 cells = resize_mask(np.where(where, 255, 0).astype(np.uint8), size_px=self._state.references.grid)
-                found.append(Planted(self._branches.see(spoiled, one.banks), cells > 0))
+                found.append(Planted(self._branches.see(spoiled, one.banks), parent, cells > 0))
         return found
 
     def _calibrate(self, held_out: list[Seen], planted: list[Planted]) -> None:
         """Usual values of S_P by place, of every branch, of their sum; each reference is judged without itself."""
-        maps = [dict(one.maps) for one in held_out]
+        maps, usual = [dict(one.maps) for one in held_out], list[calibration.Usual]()
         if self._draws:
             drawn = np.stack([found.maps for found in self._against_twins(held_out)])
             if self._switches.calibrate_positions:
                 self._set(positions=calibration.usual_map(drawn))
+                usual = [calibration.usual_map(np.delete(drawn, at, axis=0)) for at in range(len(drawn))]
             for at, own in enumerate(maps):
-                own["personalized"] = drawn[at]
-                if self._switches.calibrate_positions:
-                    others = np.delete(drawn, at, axis=0)
-                    own["personalized"] = calibration.usual_map(others).standardized(drawn[at]).astype(np.float32)
-        scores = {branch: [triplet.branch_score(own[branch]) for own in maps] for branch in self._weights}
+                own["personalized"] = usual[at].standardized(drawn[at]).astype(np.float32) if usual else drawn[at]
+        scores = {branch: [self._branches.score(own[branch]) for own in maps] for branch in self._weights}
         self._set(branches={branch: calibration.usual_score(values) for branch, values in scores.items()})
         if self._switches.weigh_branches:
-            self._set(weights=self._earned_weights(planted, scores))
+            self._set(weights=self._earned_weights(planted, scores, usual))
         parts = {branch: [self._state.part(branch, value) for value in values] for branch, values in scores.items()}
         alone = [branch for branch in self._weights if branch != "personalized"]
         self._set(alone=self._usual_sum(parts, alone))
         whole = self._usual_sum(parts, list(self._weights))
         self._set(threshold=float(whole.mean + self._spec.threshold_sd * whole.spread))
 
-    def _earned_weights(self, planted: list[Planted], clean: Mapping[Branch, list[float]]) -> dict[Branch, float]:
+    def _earned_weights(
+        self, planted: list[Planted], clean: Mapping[Branch, list[float]], usual: Sequence[calibration.Usual]
+    ) -> dict[Branch, float]:
         """Each branch's weight times how much better than chance its score tells spoiled references from clean ones.
 
         The factor is 2 AUROC - 1 over images, not below 0; if no branch earns any, all keep their weights. Scores and
-        not maps are compared: the second pass draws a map of its own choosing, on normal images as well.
+        not maps are compared: the second pass draws a map of its own choosing, on normal images as well. What is usual
+        at a place is told without the reference that a spoiled picture was made of, as for the clean ones.
         """
         seen = [dict(one.seen.maps) for one in planted]
         if self._draws:
-            for own, found in zip(seen, self._against_twins([one.seen for one in planted]), strict=True):
-                own["personalized"] = self._state.against_usual(found.maps)
+            drawn = self._against_twins([one.seen for one in planted])
+            for own, one, found in zip(seen, planted, drawn, strict=True):
+                own["personalized"] = found.maps
+                if usual:
+                    own["personalized"] = usual[one.parent].standardized(found.maps).astype(np.float32)
         earned = {}
         for branch in self._weights:
-            spoiled = [triplet.branch_score(own[branch]) for own in seen]
+            spoiled = [self._branches.score(own[branch]) for own in seen]
             values = np.array([*spoiled, *clean[branch]])
             told = calibration.separation(values, np.arange(len(values)) < len(spoiled))
             earned[branch] = max(0.0, 2.0 * told - 1.0)

@@ -27,11 +27,13 @@ class References:
     """The normal images of a category as patches, level by level.
 
     Attributes:
-        real: patches of the references, per level float32 [R, gh, gw, D_l].
+        real: patches of the references, per level float32 [R, gh, gw, D_l]; each followed by its mirror images that
+            count as normal too.
         synthetic: patches of the generated images of the bank, per level [N, gh, gw, D_l].
         parents: for every generated image the reference it resembles most, int64 [N].
         digests: of the references' pixels.
         aspects: width over height of the references, the least and the greatest.
+        views: of each reference among `real`, 1 without mirror images.
     """
 
     real: tuple[NDArray[np.float32], ...]
@@ -39,6 +41,7 @@ class References:
     parents: NDArray[np.int64]
     digests: tuple[str, ...]
     aspects: tuple[float, float]
+    views: int = 1
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -48,7 +51,7 @@ class References:
 
     def banks(self, *, synthetic_weight: float, without: int | None = None) -> tuple[Bank, ...]:
         """The bank of every level; `without` a reference, the generated images that resemble it go as well."""
-        kept = np.arange(len(self.real[0])) != (-1 if without is None else without)
+        kept = np.arange(len(self.real[0])) // self.views != (-1 if without is None else without)
         others = self.parents != (-1 if without is None else without)
         return tuple(
             Bank(_flat(real[kept]), _flat(made[others]), synthetic_weight)
@@ -130,6 +133,7 @@ class NormalState:
         adapter: the generator's, or None if twins are not drawn.
         seed: root of the twins' noise.
         strength: r.
+        place_weight: of S_N.
         positions: usual S_P per level and place, or None if it is not calibrated.
         branches: usual score of every branch that counts.
         weights: what every branch counts in the sum.
@@ -143,6 +147,7 @@ class NormalState:
     adapter: Adapter | None
     seed: int
     strength: float
+    place_weight: float
     positions: Usual | None
     branches: Mapping[Branch, Usual]
     weights: Mapping[Branch, float]
@@ -178,8 +183,9 @@ class NormalState:
             "parents": own.parents,
             "digests": np.frombuffer(bytes.fromhex("".join(own.digests)), np.uint8).reshape(-1, DIGEST_BYTES),
             "aspects": np.array(own.aspects),
+            "views": np.array([own.views], np.int64),
             "seed": np.array([self.seed], np.int64),
-            "numbers": np.array([self.strength, self.alone.mean, self.alone.spread, self.threshold]),
+            "numbers": np.array([self.strength, self.alone.mean, self.alone.spread, self.threshold, self.place_weight]),
             "standardized": np.array([self.standardized]),
         }
         for level, (real, synthetic) in enumerate(zip(own.real, own.synthetic, strict=True)):
@@ -206,7 +212,8 @@ class NormalState:
         levels = range(sum(key.startswith("real/") for key in found))
         digests = np.asarray(found["digests"], np.uint8)
         least, greatest = (float(value) for value in np.asarray(found["aspects"], np.float64))
-        strength, mean, spread, threshold = (float(value) for value in np.asarray(found["numbers"], np.float64))
+        numbers = np.asarray(found["numbers"], np.float64)
+        strength, mean, spread, threshold, place_weight = (float(value) for value in numbers)
         own = {
             branch: np.asarray(found[f"branch/{branch}"], np.float64)
             for branch in BRANCHES
@@ -222,6 +229,7 @@ class NormalState:
                 np.asarray(found["parents"], np.int64),
                 tuple(row.tobytes().hex() for row in digests),
                 (least, greatest),
+                int(np.asarray(found["views"], np.int64)[0]),
             ),
             prototypes=_float32(found["prototypes"]),
             adapter=adapter_from_bytes(found["adapter"].tobytes(), name=f"{name}: adapter")
@@ -229,6 +237,7 @@ class NormalState:
             else None,
             seed=int(np.asarray(found["seed"], np.int64)[0]),
             strength=strength,
+            place_weight=place_weight,
             positions=positions,
             branches={branch: Usual(*row[:2]) for branch, row in own.items()},
             weights={branch: float(row[2]) for branch, row in own.items()},

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from anosynth.detectors import calibration, normal_state, presets, triplet
+from anosynth.detectors import calibration, normal_state, presets, symmetry, triplet
 from anosynth.detectors.branches import Against, Branches, Seen
 from anosynth.detectors.learning import Learner
 from anosynth.detectors.normal_state import NormalState, References
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-ALGORITHM = 1
+ALGORITHM = 2
 QUERIES_AT_ONCE = 8
 
 
@@ -129,6 +129,7 @@ class OneToNormal:
             adapter=adapter,
             seed=self._seed,
             strength=self._spec.strength,
+            place_weight=self._counted_place(real),
             positions=None,
             branches=dict.fromkeys(self._weights, usual),
             weights=self._weights,
@@ -149,7 +150,12 @@ class OneToNormal:
         return np.zeros((2, 0), np.float32)
 
     def _references(self, real: list[NDArray[np.uint8]], made: list[NDArray[np.uint8]]) -> References:
-        own = self._features.patch_levels(real)
+        patches = self._compare(np.zeros((2, 0), np.float32), place_weight=0.0).patches
+        mirrors = symmetry.normal_mirrors(real, patches, tolerance=self._switches.mirror_tolerance)
+        if self._switches.mirror_tolerance:
+            _log.info("one_to_normal: normal mirror images: %s", ", ".join(mirrors) or "none")
+        views = [view for one in real for view in (one, *(symmetry.mirrored(one, mirror) for mirror in mirrors))]
+        own = self._features.patch_levels(views)
         pool = tuple(level[:0] for level in own)
         count = self._spec.bank_images - len(real)
         if made and count > 0:
@@ -161,9 +167,10 @@ class OneToNormal:
         return References(
             own,
             pool,
-            normal_state.nearest_reference(own, pool),
+            normal_state.nearest_reference(own, pool) // (1 + len(mirrors)),
             tuple(digest_pixels(image) for image in real),
             (min(aspects), max(aspects)),
+            1 + len(mirrors),
         )
 
     def predict(self, images: Iterable[tuple[str, NDArray[np.uint8]]]) -> Iterator[Prediction]:
@@ -179,7 +186,7 @@ class OneToNormal:
         Raises:
             DataError: if a query is no 8-bit RGB, of another aspect ratio, or one of the references.
         """
-        banks = self._known.references.banks(synthetic_weight=self._switches.synthetic_weight)
+        banks = self._branches().banks(self._known.references)
         waiting = iter(images)
         while chunk := list(itertools.islice(waiting, QUERIES_AT_ONCE)):
             for name, image in chunk:
@@ -194,7 +201,7 @@ class OneToNormal:
         """Whether the cascade asks for a twin: S_N + S_text are neither clearly usual nor clearly unusual."""
         if self._spec.cascade is None:
             return True
-        alone = sum(self._known.part(branch, triplet.branch_score(maps)) for branch, maps in one.maps.items())
+        alone = sum(self._known.part(branch, self._branches().score(maps)) for branch, maps in one.maps.items())
         low, high = self._spec.cascade
         return bool(low <= float(self._known.alone.standardized(np.array(alone))) <= high)
 
@@ -206,7 +213,7 @@ class OneToNormal:
             maps["personalized"] = self._known.against_usual(against.maps)
         for branch in self._weights:
             if branch in maps:
-                scores[branch], grids[branch] = triplet.branch_score(maps[branch]), triplet.branch_map(maps[branch])
+                scores[branch], grids[branch] = self._branches().score(maps[branch]), triplet.branch_map(maps[branch])
             else:  # the cascade spared the twin: S_P counts as usual
                 scores[branch] = float(self._known.branches[branch].mean)
                 grids[branch] = np.full((rows, columns), scores[branch], np.float32)
@@ -227,6 +234,19 @@ class OneToNormal:
         black = sum(self._known.part(branch, 0.0) for branch in self._weights)
         return {**{branch: (0.0, value) for branch, value in white.items()}, "fused": (black, self._known.threshold)}
 
+    def learned(self) -> dict[str, float | dict[str, float]]:
+        """What fitting decided: strength and threshold, and by branch its weight, usual score and spread."""
+        known = self._known
+        return {
+            "strength": known.strength,
+            "threshold": known.threshold,
+            "place_weight": known.place_weight,
+            "views": known.references.views,
+            "weights": {str(branch): float(weight) for branch, weight in known.weights.items()},
+            "usual": {str(branch): float(usual.mean) for branch, usual in known.branches.items()},
+            "spread": {str(branch): float(usual.spread) for branch, usual in known.branches.items()},
+        }
+
     def check(self, name: str, image: NDArray[np.uint8]) -> None:
         """Refuse a query that cannot be judged.
 
@@ -241,7 +261,22 @@ class OneToNormal:
         return self._branches().against_twins(seen, self._generator(), strength=self._known.strength, repair=True)
 
     def _branches(self) -> Branches:
-        return Branches(self._features, self._spec, self._known.prototypes)
+        return self._compare(self._known.prototypes, place_weight=self._known.place_weight)
+
+    def _compare(self, prototypes: NDArray[np.float32], *, place_weight: float) -> Branches:
+        return Branches(self._features, self._spec, prototypes, place_weight=place_weight)
+
+    def _counted_place(self, real: Sequence[NDArray[np.uint8]]) -> float:
+        """The place weight, or 0 where a limit says that the references must agree on places and they do not."""
+        weight, limit = self._switches.place_weight, self._switches.place_limit
+        if weight == 0.0 or limit == 0.0:
+            return weight
+        if len(real) == 1:
+            return 0.0
+        patches = self._compare(np.zeros((2, 0), np.float32), place_weight=0.0).patches(real)
+        found = symmetry.misalignment(patches)
+        _log.info("one_to_normal: misalignment of the references %.2f, limit %g", found, limit)
+        return weight if found <= limit else 0.0
 
     def _generator(self) -> Personalizer:
         if self._personalizer is None:
@@ -255,6 +290,7 @@ class OneToNormal:
                 size_px=self._source.size_px,
                 micro_batch=self._spec.micro_batch,
                 seed=state.seed,
+                memory=self._source.memory,
             )
         return self._personalizer
 

@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn import functional
 
 from anosynth.detectors.presets import Switches
 from anosynth.diffusion.adapters import Adapter, merged
 from anosynth.diffusion.latent import LatentDiffusion
-from anosynth.diffusion.twins import twin_painter
+from anosynth.diffusion.twins import ALGORITHM, twin_painter
 from anosynth.features.ssim import lowest, similarities
+from anosynth.fingerprint import digest_pixels, digest_value
 from anosynth.imaging import resize_image
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+class TwinMemory(Protocol):
+    """Keeps pictures between detectors that ask for the same ones.
+
+    A key names everything that shapes them but the arithmetic: a memory belongs to one `ComputeParams`.
+    """
+
+    def get(self, key: str) -> NDArray[np.uint8] | None:
+        """The pictures of a key, uint8 RGB [n, S, S, 3], or None."""
+        ...
+
+    def put(self, key: str, pictures: NDArray[np.uint8]) -> None:
+        """Keep pictures under a key."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -31,12 +46,14 @@ class TwinSource:
         backbone_identity: its identity, without loading weights.
         read_adapter: reads the category's adapter, for fitting; a fitted detector carries its own.
         size_px: working size of the generator, square.
+        memory: keeps twins for other detectors; None: each draws its own.
     """
 
     open_backbone: Callable[[], LatentDiffusion]
     backbone_identity: Callable[[], str]
     read_adapter: Callable[[], Adapter]
     size_px: int
+    memory: TwinMemory | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +64,6 @@ class Drawn:
         given: the query squashed to a square, uint8 RGB [S, S, 3].
         base: what twins are compared with: `given`, or the VAE's round trip of it.
         twins: uint8 RGB [n, S, S, 3].
-        latents: of `given`, [C, h, w].
         likest: index of the twin with the greatest SSIM to `given`, ties to the lowest.
         unlikest: index of the one with the least.
     """
@@ -55,7 +71,6 @@ class Drawn:
     given: NDArray[np.uint8]
     base: NDArray[np.uint8]
     twins: NDArray[np.uint8]
-    latents: Tensor
     likest: int
     unlikest: int
 
@@ -73,6 +88,7 @@ class Personalizer:
         size_px: int,
         micro_batch: int,
         seed: int,
+        memory: TwinMemory | None,
     ) -> None:
         """Embed the prompts.
 
@@ -84,6 +100,7 @@ class Personalizer:
             size_px: working size, a multiple of the VAE's factor.
             micro_batch: rows per U-Net evaluation.
             seed: root of the noise.
+            memory: of twins, or None.
 
         Raises:
             BackboneError: if the size does not fit, or a prompt holds tokens unknown to the text encoder.
@@ -92,6 +109,17 @@ class Personalizer:
         self._backbone, self._adapter = backbone, adapter
         self._round_trip, self._size_px = chosen.round_trip, size_px
         self._painter = twin_painter(backbone, prompts, sampler=chosen.sampler(), micro_batch=micro_batch, seed=seed)
+        self._memory = memory
+        self._shaping = {
+            "algorithm": ALGORITHM,
+            "backbone": backbone.identity,
+            "adapter": adapter.digest,
+            "prompts": list(prompts),
+            "sampler": asdict(chosen.sampler()),
+            "micro_batch": micro_batch,
+            "seed": seed,
+            "size_px": size_px,
+        }
 
     def draw(self, images: Sequence[NDArray[np.uint8]], *, strength: float) -> list[Drawn]:
         """Draw every twin of every query.
@@ -101,15 +129,33 @@ class Personalizer:
             strength: r.
         """
         given = [resize_image(image, size_px=(self._size_px, self._size_px)) for image in images]
+        drawn = []
+        for one, pictures in zip(given, self._pictures(given, strength=strength), strict=True):
+            twins, base = pictures[:-1], pictures[-1] if self._round_trip else one
+            alike = similarities(one, list(twins))
+            drawn.append(Drawn(one, base, twins, lowest(1.0 - alike), lowest(alike)))
+        return drawn
+
+    def _pictures(self, given: Sequence[NDArray[np.uint8]], *, strength: float) -> list[NDArray[np.uint8]]:
+        """Of every query its twins and, last, the VAE's round trip of it: uint8 RGB [n + 1, S, S, 3]."""
+        keys = [digest_value({**self._shaping, "strength": strength, "query": digest_pixels(one)}) for one in given]
+        found: dict[str, NDArray[np.uint8]] = {}
+        for key in keys:
+            if self._memory is not None and (kept := self._memory.get(key)) is not None:
+                found[key] = kept
+        missing = [at for at, key in enumerate(keys) if key not in found]
+        made = self._painted([given[at] for at in missing], strength=strength) if missing else []
+        for at, pictures in zip(missing, made, strict=True):
+            found[keys[at]] = pictures
+            if self._memory is not None:
+                self._memory.put(keys[at], pictures)
+        return [found[key] for key in keys]
+
+    def _painted(self, given: Sequence[NDArray[np.uint8]], *, strength: float) -> NDArray[np.uint8]:
         latents = self._painter.encode(given)
-        base = list(self._painter.round_trip(latents)) if self._round_trip else given
         with merged(self._backbone.unet, self._adapter, backbone=self._backbone.identity):
             twins = self._painter.twins(given, latents, ratio=strength)
-        drawn = []
-        for one, compared, own, code in zip(given, base, twins, latents, strict=True):
-            alike = similarities(one, list(own))
-            drawn.append(Drawn(one, compared, own, code, lowest(1.0 - alike), lowest(alike)))
-        return drawn
+        return np.concatenate([twins, self._painter.round_trip(latents)[:, None]], axis=1)
 
     def repair(
         self, drawn: Sequence[Drawn], cells: Sequence[NDArray[np.bool_]], *, strength: float
@@ -124,7 +170,7 @@ class Personalizer:
         Returns:
             uint8 RGB [Q, S, S, 3].
         """
-        latents = torch.stack([one.latents for one in drawn])
+        latents = self._painter.encode([one.given for one in drawn])
         height, width = latents.shape[-2:]
         marked = torch.from_numpy(np.stack(cells)[:, None].astype(np.float32))
         redraw = functional.adaptive_max_pool2d(marked, (height, width))

@@ -19,8 +19,16 @@ class Switches:
     Attributes:
         solver, steps, guidance: how a twin is drawn; a twin takes the share r of `steps`.
         select: how one of the n twins is chosen, or "patch_min": none is, the best of them counts patch by patch.
-        visual_levels: levels that S_P and S_N compare: "all", or "local", without those that the encoder takes to text,
-            where a patch says more of the whole picture than of its place (all, if it takes every level there).
+        visual_levels: levels that S_P and S_N compare: "all"; "local", without those that the encoder takes to text,
+            where a patch says more of the whole picture than of its place (all, if it takes every level there); or
+            "joint", the local ones side by side, so that one normal patch must match them all.
+        mirror_tolerance: mirror images of the references join the bank if references are at most so many times as far
+            from them as from each other; 0: none does.
+        place_weight: of how far away a normal patch lies, as shares of the sides squared, beside its distance in S_N;
+            0 compares with every patch alike.
+        place_limit: the place weight counts if the references agree on what lies where: if `symmetry.misalignment` is
+            at most this; 0: always.
+        top_ratio: share of the patches whose mean is a branch's score; 0 is the greatest alone.
         tolerance: reach of S_P's neighbourhood in patches; 0 is the same place only.
         round_trip: twins are compared with the VAE's round trip of the query in place of the query itself, so that what
             the VAE loses counts for nothing.
@@ -37,7 +45,11 @@ class Switches:
     steps: int
     guidance: float
     select: Select
-    visual_levels: Literal["all", "local"]
+    visual_levels: Literal["all", "local", "joint"]
+    mirror_tolerance: float
+    place_weight: float
+    place_limit: float
+    top_ratio: float
     tolerance: int
     round_trip: bool
     calibrate_positions: bool
@@ -58,6 +70,10 @@ PAPER = Switches(
     guidance=3.0,
     select="ssim_loss",
     visual_levels="all",
+    mirror_tolerance=0.0,
+    place_weight=0.0,
+    place_limit=0.0,
+    top_ratio=0.0,
     tolerance=0,
     round_trip=False,
     calibrate_positions=False,
@@ -72,14 +88,18 @@ BEST = Switches(
     steps=20,
     guidance=1.0,
     select="patch_min",
-    visual_levels="local",
+    visual_levels="joint",
+    mirror_tolerance=1.1,
+    place_weight=0.4,
+    place_limit=0.8,
+    top_ratio=0.02,
     tolerance=1,
     round_trip=True,
     calibrate_positions=True,
     calibrate_fusion=True,
     weigh_branches=True,
-    strengths=(0.2, 0.3, 0.5),
-    second_pass=True,
+    strengths=(),
+    second_pass=False,
     synthetic_weight=0.8,
 )
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+import torch
 from scipy import ndimage
 
 from anosynth.detectors.maps import resize_map
@@ -93,24 +94,73 @@ def same_position(
     return np.stack(maps)
 
 
-def nearest_normal(query: Sequence[NDArray[np.float32]], banks: Sequence[Bank]) -> NDArray[np.float32]:
-    """S_N's map: cosine distance of each patch to the nearest normal patch anywhere, min_m (1 - <F_q,l(g), m>).
+def nearest_normal(
+    query: Sequence[NDArray[np.float32]], banks: Sequence[Bank], *, place_weight: float = 0.0
+) -> NDArray[np.float32]:
+    """S_N's map: cosine distance of each patch to the nearest normal patch, min_m (1 - <F_q,l(g), m>).
 
     Args:
         query: per level [gh, gw, D_l].
-        banks: per level.
+        banks: per level; with a place weight, whole images patch by patch, row after row.
+        place_weight: w of the distance d / w_s + w |g - g_m|^2 that is minimized, with places as shares of the sides:
+            what is normal here need not be normal elsewhere. 0 compares with every patch alike (the paper).
 
     Returns:
-        float32 [n, gh, gw], in [0, 2] (beyond for generated patches of a weight below 1); 0 for a patch of the bank.
+        float32 [n, gh, gw], at least 0; in [0, 2] without a place weight and generated patches of a weight below 1. 0
+        for a patch of the bank at its place.
     """
     maps = []
     for own, bank in zip(query, banks, strict=True):
-        flat = np.ascontiguousarray(own.reshape(-1, own.shape[-1]))
-        least = nearest(flat, bank.real)[0][:, 0] ** 2 / 2.0
+        least = _least_distance(own, bank.real, 1.0, place_weight)
         if len(bank.synthetic):
-            least = np.minimum(least, nearest(flat, bank.synthetic)[0][:, 0] ** 2 / 2.0 / bank.synthetic_weight)
-        maps.append(least.reshape(own.shape[:2]).astype(np.float32))
+            least = np.minimum(least, _least_distance(own, bank.synthetic, bank.synthetic_weight, place_weight))
+        maps.append(least.astype(np.float32))
     return np.stack(maps)
+
+
+def _least_distance(
+    own: NDArray[np.float32], rows: NDArray[np.float32], weight: float, place_weight: float
+) -> NDArray[np.float32]:
+    """Distance of each patch [gh, gw, D] to the nearest of the rows [M, D], [gh, gw]."""
+    height, width, depth = own.shape
+    if place_weight == 0.0:
+        flat = np.ascontiguousarray(own.reshape(-1, depth))
+        distances: NDArray[np.float32] = nearest(flat, rows)[0][:, 0].reshape(height, width) ** 2 / 2.0 / weight
+        return distances
+    images = rows.reshape(-1, height * width, depth)
+    return nearest_in_place(own, images, weight=weight, place_weight=place_weight)
+
+
+def nearest_in_place(
+    own: NDArray[np.float32], images: NDArray[np.float32], *, weight: float, place_weight: float
+) -> NDArray[np.float32]:
+    """Least of (1 - cosine) / weight + place_weight |g - g_m|^2 over all patches of all images, for every patch.
+
+    Candidates come from one matrix product per image; their distances are computed again by subtraction, so that equal
+    patches at one place are at distance 0 exactly.
+
+    Args:
+        own: rows of length 1, float32 [gh, gw, D].
+        images: likewise, float32 [R, gh * gw, D], R at least 1.
+        weight: of the images, (0, 1].
+        place_weight: w, above 0.
+
+    Returns:
+        float32 [gh, gw].
+    """
+    height, width, depth = own.shape
+    rows, columns = np.divmod(np.arange(height * width), width)
+    apart = [((at[:, None] - at[None]) / length) ** 2 for at, length in ((rows, height), (columns, width))]
+    away = torch.from_numpy((place_weight * sum(apart)).astype(np.float32))
+    flat = torch.from_numpy(np.ascontiguousarray(own.reshape(-1, depth)))
+    least = torch.full((height * width,), float("inf"))
+    for image in images:
+        patches = torch.from_numpy(image)
+        at = torch.addmm(away, flat, patches.T, alpha=-1.0 / weight).argmin(dim=1)
+        exact = 0.5 * (flat - patches[at]).square().sum(dim=1) / weight
+        least = torch.minimum(least, exact + away.gather(1, at[:, None])[:, 0])
+    found: NDArray[np.float32] = least.reshape(height, width).numpy()
+    return found
 
 
 def text_probability(
@@ -136,9 +186,11 @@ def text_probability(
     return np.stack(maps)
 
 
-def branch_score(maps: NDArray[np.float32]) -> float:
-    """1/n sum_l max_g of [n, gh, gw]."""
-    return float(maps.max(axis=(1, 2)).mean())
+def branch_score(maps: NDArray[np.float32], *, top_ratio: float = 0.0) -> float:
+    """1/n sum_l max_g of [n, gh, gw]; with a ratio, the mean of that share of the patches in place of the greatest."""
+    flat = maps.reshape(len(maps), -1)
+    count = max(1, round(top_ratio * flat.shape[1]))
+    return float(np.sort(flat, axis=1)[:, -count:].mean())
 
 
 def branch_map(maps: NDArray[np.float32]) -> NDArray[np.float32]:

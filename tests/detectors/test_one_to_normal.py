@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -170,6 +171,40 @@ def test_the_noise_seed_shapes_twins_and_travels_with_the_bundle(tmp_path: Path)
     assert np.array_equal(explained(other, queries())[0].twin, one.twin)
 
 
+class Memory:
+    """Twins by key."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, np.ndarray] = {}
+
+    def get(self, key: str) -> np.ndarray | None:
+        return self.kept.get(key)
+
+    def put(self, key: str, pictures: np.ndarray) -> None:
+        self.kept[key] = pictures
+
+
+def test_a_memory_spares_the_drawing_and_changes_no_score() -> None:
+    shared = replace(source(), memory=Memory())
+    calls, scores = [], []
+    for given, changes in (
+        (source(), {}),
+        (shared, {}),
+        (shared, {"select": "patch_min"}),
+        (shared, {"strength": 0.2}),
+    ):
+        built = OneToNormal(TinyAligned(), given, spec=spec(**changes), name="washer", seed=0, opening={})
+        with batches_seen(backbone().unet) as seen:
+            built.fit(normals(), ())
+            found = explained(built, queries())
+        calls.append(len(seen))
+        scores.append([one.prediction.score for one in found])
+    assert scores[0] == scores[1]
+    assert calls[0] == calls[1] > 0
+    assert calls[2] == 0
+    assert calls[3] > 0
+
+
 @pytest.mark.parametrize("select", ["ssim_loss", "ssim_min", "bank", "patch_min"])
 def test_every_choice_among_the_twins_follows_its_rule(select: str) -> None:
     built = fitted(select=select, branches=["personalized", "normal"])
@@ -251,8 +286,8 @@ def test_the_cascade_draws_twins_only_inside_its_band() -> None:
 
 
 def test_the_presets_differ_in_every_switch_and_a_switch_overrides_its_preset() -> None:
-    differing = [name for name, value in vars(PAPER).items() if value != getattr(BEST, name)]
-    assert set(differing) == set(vars(PAPER))
+    differing = {name for name, value in vars(PAPER).items() if value != getattr(BEST, name)}
+    assert differing == set(vars(PAPER)) - {"strengths", "second_pass"}
     assert switches(spec("paper", steps=None, guidance=None, strengths=None)) == PAPER
     assert switches(spec("best", steps=None, guidance=None, strengths=None)) == BEST
     assert switches(spec("best", steps=None, guidance=None, strengths=None, second_pass=False)).second_pass is False
@@ -307,8 +342,6 @@ def test_a_bundle_meets_no_other_encoder_backbone_or_switch(tmp_path: Path) -> N
 
 
 def test_an_adapter_of_another_backbone_is_refused() -> None:
-    from dataclasses import replace
-
     foreign = TwinSource(backbone, lambda: backbone().identity, lambda: replace(adapter(), backbone="f" * 32), 64)
     built = OneToNormal(TinyAligned(), foreign, spec=spec(), name="washer", seed=0, opening={})
     with pytest.raises(BackboneError, match="trained on the backbone ffffffffffff"):

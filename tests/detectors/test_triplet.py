@@ -67,6 +67,37 @@ def test_the_nearest_normal_map_is_a_loop_over_the_bank(weight: float) -> None:
     assert compared == 24
 
 
+@pytest.mark.parametrize("weight", [1.0, 0.5])
+@pytest.mark.parametrize("place_weight", [0.3, 30.0])
+def test_with_a_place_weight_a_patch_elsewhere_counts_as_farther_away(place_weight: float, weight: float) -> None:
+    query = grids(seed=1)
+    real, made = ([unit(count, 3, 4, width, seed=seed) for width in SIZES] for count, seed in ((2, 9), (1, 10)))
+    banks = [
+        Bank(own.reshape(-1, own.shape[-1]), drawn.reshape(-1, drawn.shape[-1]), weight)
+        for own, drawn in zip(real, made, strict=True)
+    ]
+    found = nearest_normal(query, banks, place_weight=place_weight)
+    compared, elsewhere = 0, 0
+    for level in range(2):
+        images = [*((image, 1.0) for image in real[level]), *((image, weight) for image in made[level])]
+        for i in range(3):
+            for j in range(4):
+                patch = query[level][i, j].astype(np.float64)
+                distances = {
+                    (at, a, b): (1.0 - float(patch @ image[a, b].astype(np.float64))) / share
+                    + place_weight * (((a - i) / 3) ** 2 + ((b - j) / 4) ** 2)
+                    for at, (image, share) in enumerate(images)
+                    for a in range(3)
+                    for b in range(4)
+                }
+                nearest = min(distances, key=lambda key: distances[key])
+                assert found[level, i, j] == pytest.approx(distances[nearest], abs=1e-5)
+                elsewhere += nearest[1:] != (i, j)
+                compared += 1
+    assert compared == 24
+    assert (elsewhere > 12) if place_weight < 1.0 else (elsewhere == 0)
+
+
 def test_the_text_map_is_a_softmax_over_two_prototypes() -> None:
     space, prototypes = TinyAligned(), unit(2, 3, seed=4)
     query = [np.abs(unit(3, 4, width, seed=width)) for width in (4, 5)]
@@ -85,6 +116,9 @@ def test_the_text_map_is_a_softmax_over_two_prototypes() -> None:
 def test_a_score_is_the_mean_over_levels_of_the_greatest_patch_and_a_map_the_mean() -> None:
     maps = np.random.default_rng(0).random((3, 4, 5)).astype(np.float32)
     assert branch_score(maps) == pytest.approx(np.mean([level.max() for level in maps]))
+    few = [np.sort(level.ravel())[-5:].mean() for level in maps]
+    assert branch_score(maps, top_ratio=0.25) == pytest.approx(np.mean(few))
+    assert branch_score(maps, top_ratio=1.0) == pytest.approx(maps.mean())
     assert branch_map(maps)[1, 2] == pytest.approx(np.mean(maps[:, 1, 2]))
 
 
@@ -93,6 +127,7 @@ def test_equal_patches_are_at_distance_0_exactly() -> None:
     assert not same_position(query, [level[None] for level in query]).any()
     banks = [Bank(level.reshape(-1, level.shape[-1]), level.reshape(-1, level.shape[-1])[:0], 1.0) for level in query]
     assert not nearest_normal(query, banks).any()
+    assert not nearest_normal(query, banks, place_weight=1.0).any()
 
 
 def test_a_generated_patch_of_lower_weight_counts_as_farther_away() -> None:
