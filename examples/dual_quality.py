@@ -11,7 +11,7 @@ changes; what a cell makes (judge, adapters, shards) is kept too, so that a run 
 | judge | a U-Net trained on renders with exact masks, tested on other renders; in no gate |
 | masks-SET | masks of real shots from their own parts after the autoencoder; also by rules that never saw their group |
 | pairs-shared, pairs-apart, pairs-cutpaste | pools of a rendered object, and what the judge says of their masks; one \
-adapter for all defect types against one for each, at the same number of training steps in all |
+adapter for all defect types against one for each; methods.dualanodiff.steps in all, for both |
 | bsdata-all | 28 training shots: what the gates accept, what is nearer to a shot than shots are to each other |
 | bsdata-fold0, bsdata-fold1 | half of the positions held out: KID-Lite of defect crops, beside both control arms |
 | copies | planted copies of BSData's shots, and how many the gate refuses |
@@ -260,8 +260,8 @@ class Quality:
         scene, size_px = self._rendered(JUDGED, JUDGED_DEFECTS), self._sizes.size_px
         shared = None
         if arm == "shared":
-            longer = self._spec.model_copy(update={"steps": self._spec.steps * len(JUDGED_DEFECTS), "shared": True})
-            shared = self._workshop.adapter(scene, JUDGED_DEFECTS, longer, size_px=size_px)
+            whole = self._spec.model_copy(update={"shared": True})
+            shared = self._workshop.adapter(scene, JUDGED_DEFECTS, whole, size_px=size_px)
         by_defect: dict[str, dict[str, object]] = {}
         agreed: list[float] = []
         accepted: list[float] = []
@@ -271,7 +271,8 @@ class Quality:
             spec = self._params.methods["cutpaste"] if arm == "cutpaste" else self._spec
             adapter = shared
             if isinstance(spec, DualAnoDiffMethod) and shared is None:
-                adapter = self._workshop.adapter(scene, [defect], spec, size_px=size_px)
+                part = spec.model_copy(update={"steps": max(1, spec.steps // len(JUDGED_DEFECTS))})
+                adapter = self._workshop.adapter(scene, [defect], part, size_px=size_px)
             count = self._sizes.pairs // len(JUDGED_DEFECTS)
             # the same name for both: their pools differ by the adapter alone
             name = "cutpaste" if arm == "cutpaste" else "dualanodiff"
