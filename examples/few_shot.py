@@ -1,11 +1,12 @@
-"""Few shots: detectors on k = 1, 2, 4, 8 references, with and without a generated pool of normals; development only.
+"""Few shots: detectors on k = 1, 2, 4, 8 references, with and without a generated pool of normals.
 
     python examples/few_shot.py --out /tmp/few-shot --k 4 --seeds 2 --sets tile washer --detectors patchcore padim
-    python examples/few_shot.py --out /tmp/few-shot --bsdata FOLDER --backbone embedded
+    python examples/few_shot.py --out /tmp/few-shot --part final --bsdata FOLDER --backbone embedded
 
 Each cell (set, unit, k, seed, detector, pool) is one file below OUT/cells, written when it is measured; a cell whose
-file says the same fingerprint is not fitted again. OUT/table.md has mean ± sd over seeds, and One-to-Normal against
-PatchCore, paired by seed. What needs twins or a pool runs with --backbone only. The pool is not screened.
+file says the same fingerprint is not fitted again. Twins and adapters are drawn once and kept in OUT/store for every
+detector that asks for the same. OUT/table.md has mean ± sd over seeds, and One-to-Normal against PatchCore, paired by
+seed. What needs twins or a pool runs with --backbone only. The pool is not screened.
 """
 
 from __future__ import annotations
@@ -23,20 +24,15 @@ from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import TypeAdapter
 
 from anosynth.detectors.build import DetectorParts, build_detector, shaping_values
-from anosynth.detectors.personalizer import TwinSource
+from anosynth.detectors.one_to_normal import OneToNormal
 from anosynth.detectors.protocol import Detector, LabelledImage
-from anosynth.diffusion.adapters import Adapter, merged
-from anosynth.diffusion.latent import LatentDiffusion, backbone_identity, open_backbone
-from anosynth.diffusion.personalize import Subject, personalize, stored_adapter
 from anosynth.errors import AnosynthError, DataError, ParamsError
 from anosynth.features.aligned import AlignedFeatures, build_aligned
 from anosynth.features.encoder import PatchFeatures, build_features
 from anosynth.fingerprint import digest_value
-from anosynth.imaging import resize_image
-from anosynth.metrics.detection import image_metrics
+from anosynth.metrics.detection import image_metrics, pixel_metrics
 from anosynth.params import (
     BackboneSpec,
     ComputeParams,
@@ -52,25 +48,19 @@ from anosynth.params import (
     PretrainedBackbone,
     WinClipSpec,
 )
-from anosynth.pools import normals
-from anosynth.pools.real import RealNormal
 from anosynth.progress import track
-from anosynth.samples import ShardJob
 from anosynth.seeding import seed_for
-from anosynth.shards.plan import plan_shards
 from anosynth.shards.store import ShardStore
 
 sys.path.insert(0, str(Path(__file__).parent))
 from few_shot_encoders import LocalLevels, RememberedLevels, RememberedPatches
+from few_shot_generator import VERSION, Generator, Settings
 from few_shot_report import Row, report
-from few_shot_sets import Picture, Set, Unit, available_sets, chosen_sets
+from few_shot_sets import REAL_SETS, Part, Set, Unit, available_sets, chosen_sets
 
-VERSION = 1
 ARM = ["few_shot"]
 REAL_WEIGHS_MORE = 0.8
 """Of a generated image against a real one's 1, for every detector that can tell them apart; One-to-Normal's own."""
-GENERATOR_PX = 128
-Branches = list[Literal["personalized", "normal", "text"]]
 Pool = Literal["without", "with"]
 
 
@@ -92,8 +82,31 @@ class Contender:
         return isinstance(self.spec, OneToNormalSpec) and "personalized" in self.spec.branches
 
 
-def _one_to_normal(preset: Literal["paper", "best"], branches: Branches) -> Contender:
-    return Contender(OneToNormalSpec(kind="one_to_normal", arms=ARM, preset=preset, branches=branches))
+def _one_to_normal(changes: Mapping[str, object]) -> Contender:
+    given = {"kind": "one_to_normal", "arms": ARM, "preset": "best", **changes}
+    return Contender(OneToNormalSpec.model_validate(given))
+
+
+# The paper leaves the sampler open; with that of `best` both presets look at the same twins.
+_PAPER = {"preset": "paper", "solver": "dpm_solver", "steps": 20, "guidance": 1.0}
+_LONG = {"solver": "ddim", "steps": 50}
+_OFF: Mapping[str, Mapping[str, object]] = {
+    "joint": {"visual_levels": "local"},
+    "place": {"place_weight": 0.0},
+    "place_limit": {"place_limit": 0.0},
+    "mirrors": {"mirror_tolerance": 0.0},
+    "top": {"top_ratio": 0.0},
+    "patch_min": {"select": "ssim_loss"},
+    "tolerance": {"tolerance": 0},
+    "round_trip": {"round_trip": False},
+    "positions": {"calibrate_positions": False},
+    "fusion": {"calibrate_fusion": False, "weigh_branches": False},
+    "weighing": {"weigh_branches": False},
+}
+_ON: Mapping[str, Mapping[str, object]] = {
+    "strengths": {"strengths": (0.2, 0.3, 0.5)},
+    "second_pass": {"second_pass": True},
+}
 
 
 # A coreset thins out the many patches of a whole training set; k images have few, and PatchCore keeps them all.
@@ -103,32 +116,21 @@ CONTENDERS: Mapping[str, Contender] = {
     "patchcore_aligned": Contender(_PATCHCORE, aligned_patches=True),
     "padim": Contender(PaDiMSpec(kind="padim", arms=ARM, synthetic_weight=REAL_WEIGHS_MORE)),
     "winclip": Contender(WinClipSpec(kind="winclip", arms=ARM, synthetic_weight=REAL_WEIGHS_MORE)),
-    "one_to_normal_paper": _one_to_normal("paper", ["personalized", "normal", "text"]),
-    "one_to_normal_best": _one_to_normal("best", ["personalized", "normal", "text"]),
-    "one_to_normal_twinless": _one_to_normal("best", ["normal", "text"]),
-    "one_to_normal_personalized": _one_to_normal("best", ["personalized"]),
-    "one_to_normal_normal": _one_to_normal("best", ["normal"]),
-    "one_to_normal_text": _one_to_normal("best", ["text"]),
+    "one_to_normal_paper": _one_to_normal(_PAPER),
+    "one_to_normal_best": _one_to_normal({}),
+    "one_to_normal_twinless": _one_to_normal({"branches": ["normal", "text"]}),
+    "one_to_normal_personalized": _one_to_normal({"branches": ["personalized"]}),
+    "one_to_normal_normal": _one_to_normal({"branches": ["normal"]}),
+    "one_to_normal_text": _one_to_normal({"branches": ["text"]}),
 }
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Everything but the cell that decides a number.
-
-    Attributes:
-        compute: threads, device.
-        encoder_px: side of the encoders' input.
-        backbone: draws twins and pools; None: neither.
-        adapting: how the backbone learns the references.
-        pool: of generated normals; None: cells without a pool only.
-    """
-
-    compute: ComputeParams
-    encoder_px: int
-    backbone: BackboneSpec | None
-    adapting: PersonalizeNormalsParams
-    pool: GenerateNormalsParams | None
+EXTRAS: Mapping[str, Contender] = {
+    "one_to_normal_15": _one_to_normal(_LONG),
+    "one_to_normal_personalized_15": _one_to_normal({"branches": ["personalized"], **_LONG}),
+    **{f"one_to_normal_no_{name}": _one_to_normal(changes) for name, changes in _OFF.items()},
+    **{f"one_to_normal_plus_{name}": _one_to_normal(changes) for name, changes in _ON.items()},
+}
+"""Asked for by name: twins in 15 evaluations of DDIM in place of 6, and `best` with one switch changed."""
+EVERY: Mapping[str, Contender] = {**CONTENDERS, **EXTRAS}
 
 
 class Encoders:
@@ -143,101 +145,6 @@ class Encoders:
         self.aligned: Callable[[], AlignedFeatures] = cache(
             lambda: build_aligned(EmbeddedAligned(kind="embedded", size_px=side), compute=compute)
         )
-
-
-class Generator:
-    """The backbone, taught the references of one draw."""
-
-    def __init__(
-        self, settings: Settings, unit: Unit, references: Sequence[Picture], seed: int, *, store: ShardStore
-    ) -> None:
-        """Train nothing yet.
-
-        Args:
-            settings: backbone and how it learns.
-            unit: whose references they are.
-            references: the k shots.
-            seed: of training and of the pool.
-            store: keeps adapters.
-        """
-        self._settings, self._unit, self._store = settings, unit, store
-        self._slug, self._seed = f"{unit.set_name}-{unit.name}", seed_for(seed, "few_shot", "generator")
-        size_px = (GENERATOR_PX, GENERATOR_PX)
-        self._shots = [
-            RealNormal(resize_image(one.image, size_px=size_px), one.digest, unit.licence) for one in references
-        ]
-        self.source = TwinSource(
-            open_backbone=cache(self._open),
-            backbone_identity=cache(lambda: backbone_identity(self._spec)),
-            read_adapter=cache(self._adapter),
-            size_px=GENERATOR_PX,
-        )
-        self.pool = cache(self._pool)
-
-    @property
-    def _spec(self) -> BackboneSpec:
-        assert self._settings.backbone is not None, "a detector without a backbone asked for a twin"
-        return self._settings.backbone
-
-    def _open(self) -> LatentDiffusion:
-        return _opened(self._spec.model_dump_json(), self._settings.compute.model_dump_json())
-
-    def _adapter(self) -> Adapter:
-        subject = Subject(
-            category=self._slug,
-            name=self._unit.object_name,
-            mirror=False,
-            shot_ids=tuple(shot.sha256 for shot in self._shots),
-            size_px=GENERATOR_PX,
-            backbone=self.source.backbone_identity(),
-            seed=self._seed,
-        )
-        adapting, compute = self._settings.adapting, self._settings.compute
-        found = stored_adapter(subject.fingerprint(adapting, compute), self._store)
-        if found is not None:
-            return found
-        images = [shot.image for shot in self._shots]
-        return personalize(self.source.open_backbone(), images, subject, adapting, compute=compute, store=self._store)
-
-    def jobs(self) -> tuple[ShardJob, ...]:
-        """The plan of the pool; its fingerprints name everything that shapes it."""
-        pool = self._settings.pool
-        assert pool is not None, "a cell with a pool was asked for without one"
-        return plan_shards(
-            stage="few_shot",
-            pool="normals",
-            category=self._slug,
-            defect=None,
-            method=normals.METHOD,
-            n=pool.n,
-            shard_rows=pool.shard_rows,
-            batch_size=pool.batch_size,
-            seed=self._seed,
-            shape={"size_px": GENERATOR_PX, "name": self._unit.object_name, **pool.model_dump(mode="json")},
-            compute=self._settings.compute,
-            upstream={
-                "shots": digest_value([shot.sha256 for shot in self._shots]),
-                "backbone": self.source.backbone_identity(),
-                "adapter": self.source.read_adapter().digest,
-            },
-            algorithm=normals.ALGORITHM,
-        )
-
-    def _pool(self) -> tuple[LabelledImage, ...]:
-        pool, adapter, backbone = self._settings.pool, self.source.read_adapter(), self.source.open_backbone()
-        assert pool is not None
-        with merged(backbone.unet, adapter, backbone=backbone.identity):
-            prepared = normals.prepare(
-                backbone, self._shots, adapter=adapter.digest, name=self._unit.object_name, settings=pool
-            )
-            found = [sample for job in self.jobs() for sample in normals.samples(job, prepared, pool)]
-        return tuple(LabelledImage(one.spec.sample_id, one.image, None, synthetic=True) for one in found)
-
-
-@cache
-def _opened(backbone: str, compute: str) -> LatentDiffusion:
-    spec: BackboneSpec = TypeAdapter(BackboneSpec).validate_json(backbone)
-    return open_backbone(spec, compute=ComputeParams.model_validate_json(compute))
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,7 +166,7 @@ class Cell:
     @property
     def draw_seed(self) -> int:
         """Of everything drawn while fitting; equal for all detectors."""
-        return seed_for(self.seed, "few_shot", "fit", self.unit.set_name, self.unit.name)
+        return seed_for(self.seed, "few_shot", "fit", self.unit.part, self.unit.set_name, self.unit.name)
 
     def fingerprint(
         self, spec: DetectorSpec, parts: DetectorParts, generator: Generator, compute: ComputeParams
@@ -291,14 +198,28 @@ class Cell:
         references = unit.references(self.k, self.seed)
         real = [LabelledImage(one.name, one.image, None, synthetic=False) for one in references]
         detector.fit([*real, *made], [])
-        answers = detector.predict((one.name, one.image) for one in unit.queries)
+        asked = [(one.name, one.image) for one in unit.queries]
+        told: dict[str, object] = {}
+        if isinstance(detector, OneToNormal):
+            explained = list(detector.explain(asked))
+            answers = [one.prediction for one in explained]
+            told = {"learned": detector.learned(), "branches": {one.prediction.id: one.scores for one in explained}}
+        else:
+            answers = list(detector.predict(asked))
         scores = np.array([answer.score for answer in answers])
         found = image_metrics(scores, np.array([one.anomalous for one in unit.queries]))
-        row = Row(unit.set_name, unit.name, self.k, self.seed, self.name, self.pool, found.auroc, found.ap)
+        places = (None, None)
+        if unit.masks:
+            none = [np.zeros(one.image.shape[:2], np.uint8) if one.mask is None else one.mask for one in unit.queries]
+            pixels = pixel_metrics([answer.anomaly_map for answer in answers], none)
+            places = (pixels.auroc, pixels.aupro)
+        row = Row(unit.set_name, unit.name, self.k, self.seed, self.name, self.pool, found.auroc, found.ap, *places)
         return row, {
+            "anomalous": [one.name for one in unit.queries if one.anomalous],
             "references": [one.name for one in references],
             "scores": {one.name: float(score) for one, score in zip(unit.queries, scores, strict=True)},
             "pool_images": len(made),
+            **told,
             "seconds": round(time.monotonic() - started, 3),
         }
 
@@ -353,19 +274,53 @@ def measure(
                     contender.spec, parts=parts, compute=settings.compute, draw_seed=cell.draw_seed, name=name
                 )
                 row, values = cell.measured(detector, generator.pool() if pool == "with" else ())
+                values |= {"settings": settings.digest(contender.spec, part=unit.part, pool=pool == "with")}
                 _write(path, {"version": VERSION, "fingerprint": fingerprint, "cell": asdict(row), **values})
                 fitted += 1
             rows.append(row)
     return rows, fitted
 
 
-def _read(path: Path, fingerprint: str) -> Row | None:
-    """The cell of a file, if it is there and of this fingerprint."""
+def cells_there(
+    settings: Settings, *, part: Part, ks: Sequence[int], seeds: Sequence[int], names: Sequence[str], out: Path
+) -> list[Row]:
+    """Return the cells that were measured with these settings, without looking at a picture or a weight.
+
+    Args:
+        settings: encoders and generator, as they were measured with.
+        part: of the sets.
+        ks: numbers of references.
+        seeds: of references and noise.
+        names: sets; none names all.
+        out: folder of the cells.
+
+    Raises:
+        DataError: if a file is no cell.
+    """
+    pools: tuple[Pool, ...] = ("without",) if settings.pool is None else ("without", "with")
+    wanted = {
+        (name, pool): settings.digest(contender.spec, part=part, pool=pool == "with")
+        for name, contender in EVERY.items()
+        for pool in pools
+    }
+    rows = []
+    for path in sorted((out / "cells").rglob("*.json")):
+        row = _read(path, wanted, "settings")
+        if row is not None and row.k in ks and row.seed in seeds and row.set_name in (names or [row.set_name]):
+            rows.append(row)
+    order = list(EVERY)
+    return sorted(rows, key=lambda row: (row.set_name not in REAL_SETS, row.set_name, order.index(row.detector)))
+
+
+def _read(path: Path, wanted: str | Mapping[tuple[str, str], str], key: str = "fingerprint") -> Row | None:
+    """The cell of a file, if it is there and says under `key` what is wanted (of its detector)."""
     if not path.exists():
         return None
     try:
         there = json.loads(path.read_text(encoding="utf-8"))
-        return Row(**there["cell"]) if there["fingerprint"] == fingerprint else None
+        row = Row(**there["cell"])
+        right = wanted if isinstance(wanted, str) else wanted.get((row.detector, row.pool))
+        return row if there[key] == right else None
     except (ValueError, KeyError, TypeError):
         raise DataError(f"{path}: not a cell that this script wrote; remove it and run again") from None
 
@@ -386,15 +341,11 @@ def chosen_contenders(names: Sequence[str], *, backbone: bool) -> dict[str, Cont
         ParamsError: if a name is unknown, or one that draws twins is asked for without a backbone.
     """
     for name in names:
-        if name not in CONTENDERS:
-            raise ParamsError(f"--detectors {name}: not there; there: {', '.join(CONTENDERS)}")
-        if CONTENDERS[name].draws_twins and not backbone:
+        if name not in EVERY:
+            raise ParamsError(f"--detectors {name}: not there; there: {', '.join(EVERY)}")
+        if EVERY[name].draws_twins and not backbone:
             raise ParamsError(f"--detectors {name}: it draws twins; add --backbone embedded, or a folder")
-    return {
-        name: CONTENDERS[name]
-        for name in dict.fromkeys(names or CONTENDERS)
-        if backbone or not CONTENDERS[name].draws_twins
-    }
+    return {name: EVERY[name] for name in dict.fromkeys(names or CONTENDERS) if backbone or not EVERY[name].draws_twins}
 
 
 def read_settings(chosen: argparse.Namespace) -> Settings:
@@ -416,7 +367,7 @@ def read_settings(chosen: argparse.Namespace) -> Settings:
             n=chosen.pool, shard_rows=chosen.pool, batch_size=8, solver="dpm_solver", steps=10, guidance=1.0
         )
     return Settings(
-        compute=ComputeParams(threads=chosen.threads, dtype="float32", device="cpu"),
+        compute=ComputeParams(threads=chosen.threads, dtype=chosen.dtype, device="cpu"),
         encoder_px=chosen.encoder_px,
         backbone=backbone,
         adapting=PersonalizeNormalsParams(
@@ -436,25 +387,50 @@ def _at_least(least: int, *, multiple_of: int = 1) -> Callable[[str], int]:
     return read
 
 
+def _digits(text: str) -> str:
+    if not text or not set(text) <= set("0123456789") or len(set(text)) != len(text):
+        raise argparse.ArgumentTypeError(f"{text!r} must name digits, each once, like 02468")
+    return text
+
+
+def add_settings(parser: argparse.ArgumentParser, *, bsdata: str) -> None:
+    """Add what `read_settings` and `available_sets` read.
+
+    Args:
+        parser: of a command line.
+        bsdata: default folder of BSData, or empty.
+    """
+    parser.add_argument("--bsdata", default=bsdata, help="folder of BSData; default: ANOSYNTH_BSDATA")
+    parser.add_argument(
+        "--part", choices=("development", "final"), default="development", help="choices are made on development"
+    )
+    parser.add_argument("--digits", type=_digits, default="0123456789", help="which of the digits are units")
+    parser.add_argument("--queries", type=_at_least(1), default=40, help="most normal, and most anomalous, of a unit")
+    parser.add_argument("--size-px", type=_at_least(64, multiple_of=8), default=128, help="of rendered pictures")
+    parser.add_argument("--backbone", default="", help="embedded, or a diffusers folder; without it no twins, no pool")
+    parser.add_argument("--pool", type=_at_least(0), default=26, help="generated normals in cells with a pool; 0: none")
+    parser.add_argument("--adapting-steps", type=_at_least(1), default=40, help="of training on the references")
+    parser.add_argument("--encoder-px", type=_at_least(64, multiple_of=32), default=224, help="input of the encoders")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of frozen weights")
+    parser.add_argument("--threads", type=_at_least(1), default=2, help="of torch")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python examples/few_shot.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of cells and table; run again to go on")
-    parser.add_argument("--bsdata", default=os.environ.get("ANOSYNTH_BSDATA", ""), help="folder of BSData")
     parser.add_argument("--k", type=_at_least(1), nargs="+", default=[1, 2, 4, 8], help="numbers of references")
-    parser.add_argument("--seeds", type=_at_least(1), default=5, help="how many, from 0")
+    parser.add_argument("--seeds", type=_at_least(1), default=5, help="how many")
+    parser.add_argument("--first-seed", type=_at_least(0), default=0, help="the first of them")
     parser.add_argument(
         "--sets", nargs="+", default=[], help="procedural categories, bsdata, digits, elpv; default: all"
     )
-    parser.add_argument("--detectors", nargs="+", default=[], help=f"of {', '.join(CONTENDERS)}; default: all")
-    parser.add_argument("--backbone", default="", help="embedded, or a diffusers folder; without it no twins, no pool")
-    parser.add_argument("--pool", type=_at_least(0), default=26, help="generated normals in cells with a pool; 0: none")
-    parser.add_argument("--adapting-steps", type=_at_least(1), default=40, help="of training on the references")
-    parser.add_argument("--queries", type=_at_least(1), default=40, help="most normal, and most anomalous, of a unit")
-    parser.add_argument("--size-px", type=_at_least(64, multiple_of=8), default=128, help="of rendered pictures")
-    parser.add_argument("--encoder-px", type=_at_least(64, multiple_of=32), default=224, help="input of the encoders")
-    parser.add_argument("--threads", type=_at_least(1), default=2, help="of torch")
+    parser.add_argument(
+        "--detectors", nargs="+", default=[], help=f"of {', '.join(CONTENDERS)} (the default), or {', '.join(EXTRAS)}"
+    )
+    parser.add_argument("--there", action="store_true", help="measure nothing, report the cells that are there")
+    add_settings(parser, bsdata=os.environ.get("ANOSYNTH_BSDATA", ""))
     return parser
 
 
@@ -465,20 +441,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         torch.set_num_threads(chosen.threads)
         settings = read_settings(chosen)
         contenders = chosen_contenders(chosen.detectors, backbone=settings.backbone is not None)
-        there = available_sets(bsdata_folder=chosen.bsdata, queries=chosen.queries, size_px=chosen.size_px)
-        rows, fitted = measure(
-            settings,
-            chosen_sets(chosen.sets, there),
-            ks=sorted(set(chosen.k)),
-            seeds=range(chosen.seeds),
-            contenders=contenders,
-            out=chosen.out,
-        )
+        seeds, ks = range(chosen.first_seed, chosen.first_seed + chosen.seeds), sorted(set(chosen.k))
+        if chosen.there:
+            rows = cells_there(settings, part=chosen.part, ks=ks, seeds=seeds, names=chosen.sets, out=chosen.out)
+            rows, fitted = [row for row in rows if row.detector in contenders], 0
+        else:
+            there = available_sets(
+                part=chosen.part,
+                bsdata_folder=chosen.bsdata,
+                queries=chosen.queries,
+                size_px=chosen.size_px,
+                digits=chosen.digits,
+            )
+            units = chosen_sets(chosen.sets, there)
+            rows, fitted = measure(settings, units, ks=ks, seeds=seeds, contenders=contenders, out=chosen.out)
     except AnosynthError as error:
         print(f"few_shot: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
     passed_over = [name for name in CONTENDERS if name not in contenders and not chosen.detectors]
-    text = report(rows, passed_over=passed_over)
+    text = report(rows, part=chosen.part, passed_over=passed_over)
     _write(chosen.out / "table.md", text)
     print(f"{text}\nfew_shot: {len(rows)} cells ({fitted} fitted now), in {chosen.out / 'table.md'}")
 

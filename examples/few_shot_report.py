@@ -11,6 +11,7 @@ from few_shot_sets import REAL_SETS
 from scipy import stats
 
 CONFIDENCE = 0.95
+METRICS = {"auroc": "AUROC", "ap": "AP", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
 CHALLENGER = "one_to_normal_best"
 BASES = ("patchcore", "patchcore_aligned")
 
@@ -24,6 +25,7 @@ class Row:
         k, seed: how many references, and which draw.
         detector, pool: what; pool is "without" or "with".
         auroc, ap: over the unit's images.
+        pixel_auroc, aupro: over the unit's pixels; None without masks.
     """
 
     set_name: str
@@ -34,6 +36,8 @@ class Row:
     pool: str
     auroc: float
     ap: float
+    pixel_auroc: float | None = None
+    aupro: float | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,9 @@ def by_seed(rows: Sequence[Row], set_name: str, metric: str) -> dict[Key, dict[i
     found: dict[Key, dict[int, dict[str, float]]] = {}
     for row in mine:
         cell = found.setdefault((row.detector, row.pool, row.k), {}).setdefault(row.seed, {})
-        cell[row.unit] = getattr(row, metric)
+        value = getattr(row, metric)
+        if value is not None:
+            cell[row.unit] = value
     return {
         key: {seed: math.fsum(values.values()) / len(units) for seed, values in seeds.items() if values.keys() == units}
         for key, seeds in found.items()
@@ -101,19 +107,20 @@ def paired(base: Mapping[int, float], challenger: Mapping[int, float]) -> Paired
     )
 
 
-def report(rows: Sequence[Row], *, passed_over: Sequence[str]) -> str:
+def report(rows: Sequence[Row], *, part: str, passed_over: Sequence[str]) -> str:
     """Return the whole Markdown text.
 
     Args:
         rows: all cells.
+        part: of the sets, development or final.
         passed_over: detectors that could not run, to be named.
     """
     seeds, ks = sorted({row.seed for row in rows}), sorted({row.k for row in rows})
     lines = [
-        "# Few shots, development splits",
+        f"# Few shots, part {part}",
         "",
-        f"Mean ± standard deviation over {len(seeds)} draws of references and noise; a set's number is the mean over "
-        "its units. Image-level AUROC and AP.",
+        f"Mean ± standard deviation over {len(seeds)} draws of references and noise (a number in brackets: over fewer"
+        "); a set's number is the mean over its units. AUROC and AP are of images.",
     ]
     if passed_over:
         lines += ["", f"Not run, for want of a backbone that draws (--backbone): {', '.join(passed_over)}."]
@@ -128,20 +135,24 @@ def report(rows: Sequence[Row], *, passed_over: Sequence[str]) -> str:
 def _set_table(rows: Sequence[Row], set_name: str, ks: Sequence[int]) -> list[str]:
     units = len({row.unit for row in rows if row.set_name == set_name})
     kind = "real" if set_name in REAL_SETS else "procedural"
-    heads = [f"{metric}, k = {k}" for metric in ("AUROC", "AP") for k in ks]
+    mine = [row for row in rows if row.set_name == set_name]
+    metrics = [metric for metric in METRICS if any(getattr(row, metric) is not None for row in mine)]
+    heads = [f"{METRICS[metric]}, k = {k}" for metric in metrics for k in ks]
     lines = [
         f"## {set_name} ({kind}, {units} {'unit' if units == 1 else 'units'})",
         "",
         f"| detector | pool | {' | '.join(heads)} |",
         "|---|---|" + "---|" * len(heads),
     ]
-    found = {metric: by_seed(rows, set_name, metric) for metric in ("auroc", "ap")}
-    for detector, pool in dict.fromkeys((row.detector, row.pool) for row in rows if row.set_name == set_name):
+    found = {metric: by_seed(rows, set_name, metric) for metric in metrics}
+    most = len({row.seed for row in rows})
+    for detector, pool in dict.fromkeys((row.detector, row.pool) for row in mine):
         cells = []
-        for metric in ("auroc", "ap"):
+        for metric in metrics:
             for k in ks:
                 values = list(found[metric].get((detector, pool, k), {}).values())
-                cells.append("{:.3f} ± {:.3f}".format(*mean_and_deviation(values)) if values else "–")
+                fewer = f" ({len(values)})" if len(values) < most else ""
+                cells.append("{:.3f} ± {:.3f}".format(*mean_and_deviation(values)) + fewer if values else "–")
         lines.append(f"| {detector} | {pool} | {' | '.join(cells)} |")
     return lines
 

@@ -1,30 +1,31 @@
-"""The sets of examples/few_shot.py: images that may be references and images that are asked about, development only.
+"""The sets of examples/few_shot.py: images that may be references and images that are asked about, in two parts.
 
-| set | references | queries |
-| --- | --- | --- |
-| a procedural category | rendered from the development seed | rendered from the development seed |
-| bsdata | normals of the training positions but one | that position; every position with both kinds once |
-| digits, elpv | normals that may train | other normals that may train; half of the anomalous images |
+| set | references | queries, part development | queries, part final |
+| --- | --- | --- | --- |
+| a procedural category | rendered from the part's seed | rendered from the development seed | from the final seed |
+| bsdata | normals of the training positions but one | that position; every position with both kinds once | the same |
+| digits, elpv | normals that may train | others that may train; half of the anomalous | test normals; other half |
 
-No image of BSData's test positions, no normal test image of the others and no image of the other half is ever read.
+Choices are made on the development part. The parts draw their references apart from each other. No image of BSData's
+test positions is ever read, so its final part asks about the pictures of the development part, from other references.
 """
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from anosynth.errors import DataError, ParamsError
 from anosynth.fingerprint import digest_pixels
-from anosynth.imaging import decode_image, resize_image
+from anosynth.imaging import decode_image, decode_mask, resize_image, resize_mask
 from anosynth.params import (
     DigitsSource,
     ELPVSource,
@@ -47,8 +48,10 @@ import bsdata
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-DEVELOPMENT_SEED = 7
-"""Root of the rendered pictures and of every choice of queries; no pipeline's params.yaml has it."""
+Part = Literal["development", "final"]
+ROOT_SEEDS: Mapping[Part, int] = {"development": 7, "final": 11}
+"""Of the rendered pictures and of every choice of queries; no pipeline's params.yaml has one of them."""
+HALVES_SEED = 7
 CANDIDATES = 32
 MIN_SIDE_PX = 64
 REAL_SETS = ("bsdata", "digits", "elpv")
@@ -64,12 +67,14 @@ class Picture:
         image: uint8 RGB [H, W, 3], at least 64 px a side (smaller ones are raised: a digit has 8).
         digest: of its pixels.
         anomalous: its label.
+        mask: where it is anomalous, uint8 [H, W] in {0, 255}; None if its set does not say.
     """
 
     name: str
     image: NDArray[np.uint8]
     digest: str
     anomalous: bool
+    mask: NDArray[np.uint8] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +86,7 @@ class Unit:
         name: slug of the unit.
         object_name: as said in a prompt.
         licence: of its images.
+        part: of the set; shapes the draw of references.
         candidates: normals that references are drawn from.
         queries: the same for every k and seed, none equal to a candidate.
     """
@@ -89,8 +95,14 @@ class Unit:
     name: str
     object_name: str
     licence: str
+    part: Part
     candidates: tuple[Picture, ...]
     queries: tuple[Picture, ...]
+
+    @property
+    def masks(self) -> bool:
+        """Whether every anomalous query says where."""
+        return all(one.mask is not None for one in self.queries if one.anomalous)
 
     def references(self, k: int, seed: int) -> tuple[Picture, ...]:
         """Draw k references; those of a smaller k are the first of a larger one's.
@@ -103,7 +115,8 @@ class Unit:
                 f"{self.set_name}, {self.name}: {k} references asked for, {len(self.candidates)} normal images may be "
                 "one; lower --k"
             )
-        order = numpy_rng(seed, "few_shot", "references", self.set_name, self.name).permutation(len(self.candidates))
+        address = ("few_shot", "references", self.part, self.set_name, self.name)
+        order = numpy_rng(seed, *address).permutation(len(self.candidates))
         return tuple(self.candidates[at] for at in order[:k])
 
 
@@ -115,24 +128,26 @@ class Set:
     units: Callable[[], Iterator[Unit]]
 
 
-def available_sets(*, bsdata_folder: str, queries: int, size_px: int) -> dict[str, Set]:
+def available_sets(*, part: Part, bsdata_folder: str, queries: int, size_px: int, digits: str) -> dict[str, Set]:
     """Return every set that this machine has.
 
     Args:
+        part: development or final.
         bsdata_folder: folder of BSData, or empty.
         queries: most normal, and most anomalous, queries of a unit.
         size_px: side of the rendered pictures.
+        digits: which of the ten are units of "digits".
     """
     found = {
-        category: Set(category, partial(_procedural, category, queries=queries, size_px=size_px))
+        category: Set(category, partial(_procedural, category, part=part, queries=queries, size_px=size_px))
         for category in CATEGORIES
     }
     if bsdata_folder:
-        found["bsdata"] = Set("bsdata", lambda: _bsdata(bsdata_folder, queries=queries))
+        found["bsdata"] = Set("bsdata", lambda: _bsdata(bsdata_folder, part=part, queries=queries))
     if find_spec("sklearn") is not None:
-        found["digits"] = Set("digits", lambda: _digits(queries=queries))
+        found["digits"] = Set("digits", lambda: _digits(digits, part=part, queries=queries))
     if find_spec("elpv_dataset") is not None:
-        found["elpv"] = Set("elpv", lambda: _elpv(queries=queries))
+        found["elpv"] = Set("elpv", lambda: _elpv(part=part, queries=queries))
     return found
 
 
@@ -154,7 +169,7 @@ def chosen_sets(names: Sequence[str], there: dict[str, Set]) -> list[Set]:
     return [there[name] for name in dict.fromkeys(names or there)]
 
 
-def _procedural(category: str, *, queries: int, size_px: int) -> Iterator[Unit]:
+def _procedural(category: str, *, part: Part, queries: int, size_px: int) -> Iterator[Unit]:
     source = ProceduralSource(
         kind="procedural",
         size_px=size_px,
@@ -165,14 +180,14 @@ def _procedural(category: str, *, queries: int, size_px: int) -> Iterator[Unit]:
     )
     split = SplitParams(rule="as_given", val_ratio=0.0, held_out_group=None)
     obj = ObjectParams.model_validate({"name": NAMES[category]})
-    items = _items(source, category, obj)
-    roles = assign_roles(items, split, DEVELOPMENT_SEED)
+    items = _items(source, category, obj, seed=ROOT_SEEDS[part])
+    roles = assign_roles(items, split, ROOT_SEEDS[part])
     candidates = [item for item in items if roles[item.path] == "train"]
     tested = [item for item in items if roles[item.path] == "test"]
-    yield _unit(category, category, obj, candidates, tested, queries=queries)
+    yield _unit(category, category, obj, candidates, tested, part=part, queries=queries)
 
 
-def _bsdata(folder: str, *, queries: int) -> Iterator[Unit]:
+def _bsdata(folder: str, *, part: Part, queries: int) -> Iterator[Unit]:
     raw = bsdata.read_raw(bsdata.CHECKOUT / "examples" / "bsdata.params.yaml", folder)
     params = parse_params(raw)
     obj = params.objects[bsdata.CATEGORY]
@@ -190,37 +205,42 @@ def _bsdata(folder: str, *, queries: int) -> Iterator[Unit]:
         read = [item for item in items if item.path in roles]
         candidates = [item for item in read if roles[item.path] == "train" and item.defect is None]
         tested = [item for item in read if roles[item.path] == "test"]
-        yield _unit("bsdata", f"without-{position}", obj, candidates, tested, queries=queries)
+        yield _unit("bsdata", f"without-{position}", obj, candidates, tested, part=part, queries=queries)
 
 
-def _digits(*, queries: int) -> Iterator[Unit]:
-    for digit in DIGITS:
+def _digits(digits: str, *, part: Part, queries: int) -> Iterator[Unit]:
+    for digit in digits:
         obj = ObjectParams.model_validate({"name": f"handwritten digit {digit}", "folder": digit})
-        yield _published(DigitsSource(kind="digits"), "digits", f"digit_{digit}", obj, queries=queries)
+        yield _published(DigitsSource(kind="digits"), "digits", f"digit_{digit}", obj, part=part, queries=queries)
 
 
-def _elpv(*, queries: int) -> Iterator[Unit]:
+def _elpv(*, part: Part, queries: int) -> Iterator[Unit]:
     obj = ObjectParams.model_validate({"name": "solar cell"})
-    yield _published(ELPVSource(kind="elpv"), "elpv", "solar_cell", obj, queries=queries)
+    yield _published(ELPVSource(kind="elpv"), "elpv", "solar_cell", obj, part=part, queries=queries)
 
 
-def _published(source: SourceSpec, set_name: str, name: str, obj: ObjectParams, *, queries: int) -> Unit:
-    items = _items(source, name, obj)
-    roles = assign_roles(items, SplitParams(rule="as_given", val_ratio=0.0, held_out_group=None), DEVELOPMENT_SEED)
+def _published(source: SourceSpec, set_name: str, name: str, obj: ObjectParams, *, part: Part, queries: int) -> Unit:
+    """References are the same normals in both parts, queries have no picture in common."""
+    items = _items(source, name, obj, seed=HALVES_SEED)
+    roles = assign_roles(items, SplitParams(rule="as_given", val_ratio=0.0, held_out_group=None), HALVES_SEED)
     normal = [item for item in items if roles[item.path] == "train" and item.defect is None]
-    order = numpy_rng(DEVELOPMENT_SEED, "few_shot", "candidates", set_name, name).permutation(len(normal))
+    order = numpy_rng(HALVES_SEED, "few_shot", "candidates", set_name, name).permutation(len(normal))
     cut = min(queries, len(normal) // 2)
+    candidates = [normal[at] for at in order[cut : cut + CANDIDATES]]
+    sound = [normal[at] for at in order[:cut]]
+    if part == "final":
+        sound = [item for item in items if roles[item.path] == "test" and item.defect is None]
+    wanted = 0 if part == "development" else 1
     half = [
         item
         for item in items
-        if item.defect is not None and seed_for(DEVELOPMENT_SEED, "half", set_name, item.path) % 2 == 0
+        if item.defect is not None and seed_for(HALVES_SEED, "half", set_name, item.path) % 2 == wanted
     ]
-    candidates = [normal[at] for at in order[cut : cut + CANDIDATES]]
-    return _unit(set_name, name, obj, candidates, [*(normal[at] for at in order[:cut]), *half], queries=queries)
+    return _unit(set_name, name, obj, candidates, [*sound, *half], part=part, queries=queries)
 
 
-def _items(source: SourceSpec, category: str, obj: ObjectParams) -> tuple[SourceItem, ...]:
-    found = open_source(source, category=category, obj=obj, defects=(), root=bsdata.CHECKOUT, seed=DEVELOPMENT_SEED)
+def _items(source: SourceSpec, category: str, obj: ObjectParams, *, seed: int) -> tuple[SourceItem, ...]:
+    found = open_source(source, category=category, obj=obj, defects=(), root=bsdata.CHECKOUT, seed=seed)
     return tuple(found)
 
 
@@ -231,10 +251,11 @@ def _unit(
     candidates: Sequence[SourceItem],
     tested: Sequence[SourceItem],
     *,
+    part: Part,
     queries: int,
 ) -> Unit:
     """Read what is used: no more queries of a kind than wanted, no picture twice."""
-    rng = numpy_rng(DEVELOPMENT_SEED, "few_shot", "queries", set_name, name)
+    rng = numpy_rng(ROOT_SEEDS[part], "few_shot", "queries", set_name, name)
     asked: list[SourceItem] = []
     for anomalous in (False, True):
         kind = [item for item in tested if (item.defect is not None) == anomalous]
@@ -247,6 +268,7 @@ def _unit(
         name,
         obj.name,
         candidates[0].licence,
+        part,
         tuple(_unlike(candidates, seen)),
         tuple(_unlike(asked, seen)),
     )
@@ -256,11 +278,15 @@ def _unlike(items: Iterable[SourceItem], seen: set[str]) -> Iterator[Picture]:
     """The pictures that were not seen before, pixel by pixel."""
     for item in items:
         image = decode_image(item.read_image(), name=item.path).image
+        mask = None
+        if item.read_mask is not None:
+            mask = decode_mask(item.read_mask(), name=item.mask_path or item.path)
         height, width = image.shape[:2]
         if (short := min(height, width)) < MIN_SIDE_PX:
-            factor = MIN_SIDE_PX / short
-            image = resize_image(image, size_px=(round(height * factor), round(width * factor)))
+            size_px = (round(height * MIN_SIDE_PX / short), round(width * MIN_SIDE_PX / short))
+            image = resize_image(image, size_px=size_px)
+            mask = None if mask is None else resize_mask(mask, size_px=size_px)
         digest = digest_pixels(image)
         if digest not in seen:
             seen.add(digest)
-            yield Picture(item.path, image, digest, item.defect is not None)
+            yield Picture(item.path, image, digest, item.defect is not None, mask)

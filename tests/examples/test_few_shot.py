@@ -67,9 +67,13 @@ def ap_by_thresholds(scores: list[float], anomalous: list[bool]) -> float:
     return total
 
 
+def sets_there(*, part: str = "development", queries: int, digits: str = "0") -> Any:
+    return few_shot_sets.available_sets(part=part, bsdata_folder="", queries=queries, size_px=64, digits=digits)
+
+
 @pytest.fixture(scope="module")
 def washer() -> Any:
-    (unit,) = few_shot_sets.available_sets(bsdata_folder="", queries=5, size_px=64)["washer"].units()
+    (unit,) = sets_there(queries=5)["washer"].units()
     return unit
 
 
@@ -105,16 +109,42 @@ def test_a_cell_is_what_the_detector_gives_directly(
     assert row["auroc"] == pytest.approx(auroc_by_pairs(scores, anomalous))
     assert row["ap"] == pytest.approx(ap_by_thresholds(scores, anomalous))
 
+    # pixels, ranked pair by pair against the rendered masks
+    built = few_shot.build_detector(
+        few_shot.CONTENDERS["patchcore"].spec,
+        parts=few_shot.DetectorParts(lambda: features, None, None, "", {}),
+        compute=COMPUTE,
+        draw_seed=0,
+        name="patchcore",
+    )
+    built.fit([few_shot.LabelledImage(one.name, one.image, None, False) for one in references], [])
+    maps = [one.anomaly_map for one in built.predict((one.name, one.image) for one in washer.queries)]
+    masks = [np.zeros(one.image.shape[:2]) if one.mask is None else one.mask for one in washer.queries]
+    inside, outside = (
+        np.concatenate([m[q > 0] for m, q in zip(maps, masks, strict=True)]),
+        np.sort(np.concatenate([m[q == 0] for m, q in zip(maps, masks, strict=True)])),
+    )
+    ahead = (np.searchsorted(outside, inside, "left") + np.searchsorted(outside, inside, "right")).mean() / 2
+    assert row["pixel_auroc"] == pytest.approx(ahead / len(outside), abs=1e-6)
+    assert 0.0 < row["aupro"] < 1.0
+
     # the table is made of the cells
     table = (tmp_path / "table.md").read_text(encoding="utf-8")
     for detector in ("patchcore", "padim"):
         said = [f"| {detector} | without"]
-        for metric in ("auroc", "ap"):
+        for metric in ("auroc", "ap", "pixel_auroc", "aupro"):
             for k in (1, 2):
                 values = [found[f"washer/washer/k{k}-seed{s}/{detector}-without.json"]["cell"][metric] for s in (0, 1)]  # type: ignore[index]
                 said.append(f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}")
         assert " | ".join(said) + " |" in table.splitlines()
     assert "8 cells (8 fitted now)" in capsys.readouterr().out
+
+    # and can be made again without a picture; of other settings no cell is there
+    run(tmp_path, "--detectors", "patchcore", "padim", "--there")
+    assert (tmp_path / "table.md").read_text(encoding="utf-8") == table
+    assert "8 cells (0 fitted now)" in capsys.readouterr().out
+    run(tmp_path, "--detectors", "patchcore", "padim", "--there", "--dtype", "bfloat16")
+    assert "0 cells (0 fitted now)" in capsys.readouterr().out
 
 
 def test_a_second_run_fits_only_what_is_missing_or_stale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,20 +190,27 @@ def bsdata_tree(root: Path) -> Path:
     return root
 
 
-def test_bsdata_is_asked_about_left_out_training_positions_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", ["development", "final"])
+def test_bsdata_is_asked_about_left_out_training_positions_alone(tmp_path: Path, part: str) -> None:
     folder = bsdata_tree(tmp_path)
-    units = list(few_shot_sets.available_sets(bsdata_folder=str(folder), queries=5, size_px=64)["bsdata"].units())
+    units = list(
+        few_shot_sets.available_sets(part=part, bsdata_folder=str(folder), queries=5, size_px=64, digits="0")[
+            "bsdata"
+        ].units()
+    )
     assert [unit.name for unit in units] == ["without-a", "without-b"]
     for unit, left, own in zip(units, ("002", "000"), ("000", "002"), strict=True):
         names = [one.name for one in unit.candidates]
         assert (len(names), names[0][-7:-4]) == (2, left)
         assert next(one.name[-7:-4] for one in unit.queries if not one.anomalous) == own
         assert [one.anomalous for one in unit.queries] == [False, False, True]
+        assert unit.masks
+        assert unit.queries[2].mask.any()
 
 
 @pytest.mark.skipif(find_spec("sklearn") is None, reason="scikit-learn is not installed")
-def test_digits_never_read_a_normal_test_image() -> None:
-    unit = next(iter(few_shot_sets.available_sets(bsdata_folder="", queries=6, size_px=64)["digits"].units()))
+def test_digits_are_developed_on_train_images_and_no_query_is_in_both_parts() -> None:
+    unit, final = (next(iter(sets_there(part=part, queries=6)["digits"].units())) for part in ("development", "final"))
     obj = ObjectParams.model_validate({"name": "digit", "folder": "0"})
     spec = DigitsSource(kind="digits")
     items = {
@@ -182,6 +219,12 @@ def test_digits_never_read_a_normal_test_image() -> None:
     read = [*unit.candidates, *unit.queries]
     assert len(read) == few_shot_sets.CANDIDATES + 12
     assert {items[one.name].part for one in read if not one.anomalous} == {"train"}
+    assert {items[one.name].part for one in final.queries} == {"test"}
+    assert {items[one.name].part for one in final.candidates} == {"train"}
+    assert len({one.digest for one in final.queries}) == 12
+    assert not {one.digest for one in unit.queries} & {one.digest for one in final.queries}
+    assert not unit.masks
+    assert [one.digest for one in unit.references(4, 0)] != [one.digest for one in final.references(4, 0)]
     assert all(min(one.image.shape[:2]) == few_shot_sets.MIN_SIDE_PX for one in read)
 
 
@@ -210,7 +253,7 @@ def test_the_comparison_is_paired_by_seed_within_and_over_the_real_sets() -> Non
         for seed, value in enumerate(values[name])
     ]
     rows += [row("tile", 0, "patchcore", 0.5)]  # a procedural set is not counted
-    text = few_shot_report.report(rows, passed_over=["padim"])
+    text = few_shot_report.report(rows, part="final", passed_over=["padim"])
     gains = [statistics.mean(best[n][s] - base[n][s] for n in base) for s in range(3)]
     half = 4.302653 * statistics.stdev(gains) / math.sqrt(3)  # t at 97.5 %, 2 degrees of freedom
     errors = [1.0 - statistics.mean(v for one in values.values() for v in one) for values in (base, best)]
@@ -227,8 +270,8 @@ def test_a_seed_without_all_units_is_left_out_and_a_pool_is_compared_with_none()
     rows = [row("bsdata", seed, "padim", 0.6, unit=unit) for seed in (0, 1) for unit in "uv"]
     rows += [row("bsdata", 0, "padim", value, unit=unit, pool="with") for unit, value in (("u", 0.7), ("v", 0.9))]
     rows += [row("bsdata", 1, "padim", 0.9, unit="u", pool="with")]
-    lines = few_shot_report.report(rows, passed_over=[]).splitlines()
-    assert "| padim | with | 0.800 ± 0.000 | 0.500 ± 0.000 |" in lines
+    lines = few_shot_report.report(rows, part="final", passed_over=[]).splitlines()
+    assert "| padim | with | 0.800 ± 0.000 (1) | 0.500 ± 0.000 (1) |" in lines
     assert "| 4 | padim with pool | padim | bsdata | 0.4000 | 0.2000 | +0.2000 | – | +50 % | 1 |" in lines
 
 
@@ -242,7 +285,7 @@ def test_a_generator_fills_the_pool_and_draws_twins(tmp_path: Path) -> None:
         ).adapting,
         pool=GenerateNormalsParams(n=2, shard_rows=2, batch_size=2, steps=2, guidance=1.0),
     )
-    sets = [few_shot_sets.available_sets(bsdata_folder="", queries=2, size_px=64)["washer"]]
+    sets = [sets_there(queries=2)["washer"]]
     twins = few_shot.CONTENDERS["one_to_normal_personalized"].spec.model_copy(
         update={"num_prompts": 1, "steps": 4, "strengths": (), "second_pass": False, "weigh_branches": False}
     )
