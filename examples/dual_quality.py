@@ -13,6 +13,7 @@ changes; what a cell makes (judge, adapters, shards) is kept too, so that a run 
 | pairs-shared, pairs-apart, pairs-cutpaste | pools of a rendered object, and what the judge says of their masks; one \
 adapter for all defect types against one for each; methods.dualanodiff.steps in all, for both |
 | bsdata-all | 28 training shots: what the gates accept, what is nearer to a shot than shots are to each other |
+| bsdata-likeness | the same nearness of real pictures: of the sound ones that pairs are made on, and of the shots |
 | bsdata-fold0, bsdata-fold1 | half of the positions held out: KID-Lite of defect crops, beside both control arms |
 | copies | planted copies of BSData's shots, and how many the gate refuses |
 
@@ -48,6 +49,7 @@ from anosynth.params import (
     load_params,
 )
 from anosynth.samples import Sample
+from anosynth.screening.ceiling import similarity_ceiling
 from anosynth.screening.memorization import NearestShot
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -128,6 +130,7 @@ class Quality:
             cells["masks-bsdata"] = lambda: self._masks(self._screws(None))
             cells["copies"] = self._copies
             cells["bsdata-all"] = self._acceptance
+            cells["bsdata-likeness"] = self._likeness
             for fold in (0, 1):
                 cells[f"bsdata-fold{fold}"] = lambda fold=fold: self._realism(fold)
         cells["pairs-cutpaste"] = lambda: self._judged("cutpaste")
@@ -228,6 +231,31 @@ class Quality:
             "refused": dict(Counter(one.reason for one in pool.verdicts if one.reason)),
             "memorization": pool.copies.to_json(),
             "adapter": dict(adapter.facts),
+        }
+
+    def _likeness(self) -> dict[str, object]:
+        """Share above the memorization ceiling of real pictures: what a pool cannot be expected to undercut."""
+        scene = self._screws(None)
+        defect = scene.defects[0][0]
+        shots, groups = [one.image for one in scene.shots[defect]], scene.groups[defect]
+        normals = [one.image for one in scene.normals]
+        ceiling = similarity_ceiling(shots, groups, others=normals)
+        if ceiling is None:
+            raise DataError("bsdata: the shots come from one position, so there is no ceiling")
+        nearest = NearestShot(shots, others=normals)
+        of_shots = []
+        for group in dict.fromkeys(groups):
+            rest = [shot for shot, its in zip(shots, groups, strict=True) if its != group]
+            others = NearestShot(rest, others=normals)
+            own = [shot for shot, its in zip(shots, groups, strict=True) if its == group]
+            of_shots += [others.match(shot).similarity for shot in own]
+        of_normals = [nearest.match(image).similarity for image in normals]
+        return {
+            "ceiling": ceiling.value,
+            "normals": len(of_normals),
+            "normals_above_ratio": float(np.mean(np.array(of_normals) > ceiling.value)),
+            "shots": len(of_shots),
+            "shots_above_ratio": float(np.mean(np.array(of_shots) > ceiling.value)),
         }
 
     def _realism(self, fold: int) -> dict[str, object]:

@@ -140,6 +140,13 @@ def _details(cells: Cells) -> list[str]:
                 f"{_number(of_it['accepted_iou'])} | {said} | {_number(of_it['contrast'], 1)} "
                 f"({_number(of_it['real_contrast'], 1)}) | {refused} |"
             )
+    if (real := cells.get("bsdata-likeness")) is not None:
+        lines += [
+            "",
+            f"Above the same ceiling ({real['ceiling']:.3f}) lie {real['shots_above_ratio']:.1%} of {real['shots']} "
+            f"real shots, held against the shots of other positions, and {real['normals_above_ratio']:.1%} of the "
+            f"{real['normals']} sound pictures that pairs are made on.",
+        ]
     for name in ("washer", "pill"):
         if (one := cells.get(f"masks-{name}")) is not None:
             each = ", ".join(
