@@ -744,8 +744,8 @@ class OneToNormalSpec(Section):
     round_trip: bool | None = Field(None, description="twins against the VAE's round trip of the query; best: true")
     calibrate_positions: bool | None = Field(None, description="S_P as z-score per place and level; best: true")
     calibrate_fusion: bool | None = Field(None, description="branches standardized on the references; best: true")
-    weigh_branches: bool | None = Field(
-        None, description="a branch counts as much as it tells planted defects on the references; best: true"
+    weigh_text: bool | None = Field(
+        None, description="S_text counts as much as it tells planted defects on the references; best: true"
     )
     strengths: tuple[PositiveFraction, ...] | None = Field(
         None, description="candidates of r, chosen on the references with planted defects; none: r is strength"

@@ -100,8 +100,8 @@ _OFF: Mapping[str, Mapping[str, object]] = {
     "tolerance": {"tolerance": 0},
     "round_trip": {"round_trip": False},
     "positions": {"calibrate_positions": False},
-    "fusion": {"calibrate_fusion": False, "weigh_branches": False},
-    "weighing": {"weigh_branches": False},
+    "fusion": {"calibrate_fusion": False, "weigh_text": False},
+    "weighing": {"weigh_text": False},
 }
 _ON: Mapping[str, Mapping[str, object]] = {
     "strengths": {"strengths": (0.2, 0.3, 0.5)},

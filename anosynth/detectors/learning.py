@@ -33,12 +33,10 @@ class Planted:
 
     Attributes:
         seen: the spoiled picture.
-        parent: index of the held-out picture it was made of.
         cells: where the defect is on the grid, bool [gh, gw].
     """
 
     seen: Seen
-    parent: int
     cells: NDArray[np.bool_]
 
 
@@ -68,7 +66,7 @@ class Learner:
             real: the references, uint8 RGB [H, W, 3] each, in the order of the state.
         """
         held_out = self._held_out(real)
-        planted = self._planted(held_out) if self._switches.strengths or self._switches.weigh_branches else []
+        planted = self._planted(held_out) if self._switches.strengths or self._switches.weigh_text else []
         if self._draws and self._switches.strengths:
             self._set(strength=self._best_strength(planted))
         self._calibrate(held_out, planted)
@@ -87,60 +85,49 @@ class Learner:
     def _planted(self, held_out: list[Seen]) -> list[Planted]:
         """Defects pasted into the held-out references: what the choices of fitting are made by."""
         found = []
-        for parent, one in enumerate(held_out):
+        for one in held_out:
             for at in range(PLANTED_PER_REFERENCE):
                 seed = seed_for(self._state.seed, digest_pixels(one.image), at)
                 spoiled, where = calibration.planted_defect(one.image, seed=seed)
                 cells = resize_mask(np.where(where, 255, 0).astype(np.uint8), size_px=self._state.references.grid)
-                found.append(Planted(self._branches.see(spoiled, one.banks), parent, cells > 0))
+                found.append(Planted(self._branches.see(spoiled, one.banks), cells > 0))
         return found
 
     def _calibrate(self, held_out: list[Seen], planted: list[Planted]) -> None:
         """Usual values of S_P by place, of every branch, of their sum; each reference is judged without itself."""
-        maps, usual = [dict(one.maps) for one in held_out], list[calibration.Usual]()
+        maps = [dict(one.maps) for one in held_out]
         if self._draws:
             drawn = np.stack([found.maps for found in self._against_twins(held_out)])
             if self._switches.calibrate_positions:
                 self._set(positions=calibration.usual_map(drawn))
-                usual = [calibration.usual_map(np.delete(drawn, at, axis=0)) for at in range(len(drawn))]
             for at, own in enumerate(maps):
-                own["personalized"] = usual[at].standardized(drawn[at]).astype(np.float32) if usual else drawn[at]
+                own["personalized"] = drawn[at]
+                if self._switches.calibrate_positions:
+                    others = np.delete(drawn, at, axis=0)
+                    own["personalized"] = calibration.usual_map(others).standardized(drawn[at]).astype(np.float32)
         scores = {branch: [self._branches.score(own[branch]) for own in maps] for branch in self._weights}
         self._set(branches={branch: calibration.usual_score(values) for branch, values in scores.items()})
-        if self._switches.weigh_branches:
-            self._set(weights=self._earned_weights(planted, scores, usual))
+        if self._switches.weigh_text and "text" in self._weights:
+            self._set(weights={**self._weights, "text": self._weights["text"] * self._earned_by_text(planted, scores)})
         parts = {branch: [self._state.part(branch, value) for value in values] for branch, values in scores.items()}
         alone = [branch for branch in self._weights if branch != "personalized"]
         self._set(alone=self._usual_sum(parts, alone))
         whole = self._usual_sum(parts, list(self._weights))
         self._set(threshold=float(whole.mean + self._spec.threshold_sd * whole.spread))
 
-    def _earned_weights(
-        self, planted: list[Planted], clean: Mapping[Branch, list[float]], usual: Sequence[calibration.Usual]
-    ) -> dict[Branch, float]:
-        """Each branch's weight times how much better than chance its score tells spoiled references from clean ones.
+    def _earned_by_text(self, planted: list[Planted], clean: Mapping[Branch, list[float]]) -> float:
+        """How much better than chance S_text tells spoiled references from clean ones: 2 AUROC - 1, not below 0.
 
-        The factor is 2 AUROC - 1 over images, not below 0; if no branch earns any, all keep their weights. Scores and
-        not maps are compared: the second pass draws a map of its own choosing, on normal images as well. What is usual
-        at a place is told without the reference that a spoiled picture was made of, as for the clean ones.
+        Text alone is asked: what it knows of a category is uncertain. S_P and S_N compare with the references and keep
+        their weights; pasted pieces are no measure of them, the generator draws some of them again.
         """
-        seen = [dict(one.seen.maps) for one in planted]
-        if self._draws:
-            drawn = self._against_twins([one.seen for one in planted])
-            for own, one, found in zip(seen, planted, drawn, strict=True):
-                own["personalized"] = found.maps
-                if usual:
-                    own["personalized"] = usual[one.parent].standardized(found.maps).astype(np.float32)
-        earned = {}
-        for branch in self._weights:
-            spoiled = [self._branches.score(own[branch]) for own in seen]
-            values = np.array([*spoiled, *clean[branch]])
-            told = calibration.separation(values, np.arange(len(values)) < len(spoiled))
-            earned[branch] = max(0.0, 2.0 * told - 1.0)
-        _log.info("one_to_normal: branches earn %s", ", ".join(f"{name} {value:.2f}" for name, value in earned.items()))
-        if not any(earned.values()):
-            return dict(self._weights)
-        return {branch: weight * earned[branch] for branch, weight in self._weights.items()}
+        if set(self._weights) == {"text"}:
+            return 1.0
+        spoiled = [self._branches.score(one.seen.maps["text"]) for one in planted]
+        values = np.array([*spoiled, *clean["text"]])
+        earned = max(0.0, 2.0 * calibration.separation(values, np.arange(len(values)) < len(spoiled)) - 1.0)
+        _log.info("one_to_normal: S_text earns %.2f", earned)
+        return earned
 
     def _usual_sum(self, parts: Mapping[Branch, list[float]], branches: Sequence[Branch]) -> calibration.Usual:
         if not branches:

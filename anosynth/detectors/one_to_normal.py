@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-ALGORITHM = 2
+ALGORITHM = 3
 QUERIES_AT_ONCE = 8
 
 

@@ -34,7 +34,7 @@ class Switches:
             the VAE loses counts for nothing.
         calibrate_positions: S_P becomes a z-score against the twins of the references, per place and level.
         calibrate_fusion: each branch is standardized by its leave-one-out scores on the references before it is added.
-        weigh_branches: a branch counts as much as its score tells references with planted defects from clean ones.
+        weigh_text: S_text counts as much as it tells references with planted defects from clean ones.
         strengths: candidates of r; the one under which planted defects stand out most from the references is taken.
             Empty: r is `strength`.
         second_pass: the most suspicious part is drawn again, from more noise, and the rest of the latents kept.
@@ -54,7 +54,7 @@ class Switches:
     round_trip: bool
     calibrate_positions: bool
     calibrate_fusion: bool
-    weigh_branches: bool
+    weigh_text: bool
     strengths: tuple[float, ...]
     second_pass: bool
     synthetic_weight: float
@@ -78,7 +78,7 @@ PAPER = Switches(
     round_trip=False,
     calibrate_positions=False,
     calibrate_fusion=False,
-    weigh_branches=False,
+    weigh_text=False,
     strengths=(),
     second_pass=False,
     synthetic_weight=1.0,
@@ -97,7 +97,7 @@ BEST = Switches(
     round_trip=True,
     calibrate_positions=True,
     calibrate_fusion=True,
-    weigh_branches=True,
+    weigh_text=True,
     strengths=(),
     second_pass=False,
     synthetic_weight=0.8,

@@ -365,13 +365,13 @@ class Blind(TinyAligned):
         return np.broadcast_to(np.float32([0.6, 0.8, 0.0]), (*patches.shape[:-1], 3))
 
 
-def test_a_branch_that_cannot_tell_planted_defects_loses_its_weight() -> None:
+def test_text_that_cannot_tell_planted_defects_loses_its_weight_and_the_bank_keeps_its_own() -> None:
     for encoder, blind in ((TinyAligned(), False), (Blind(), True)):
-        changes = {"branches": ["normal", "text"], "weigh_branches": True}
+        changes = {"branches": ["normal", "text"], "weigh_text": True}
         built = OneToNormal(encoder, source(), spec=spec(**changes), name="washer", seed=0, opening={})
         built.fit(normals(), ())
         weights = built._known.weights
-        assert 0.5 < weights["normal"] <= 1.0
+        assert weights["normal"] == 1.0
         assert (weights["text"] == 0.0) == blind
 
 

@@ -287,7 +287,7 @@ def test_a_generator_fills_the_pool_and_draws_twins(tmp_path: Path) -> None:
     )
     sets = [sets_there(queries=2)["washer"]]
     twins = few_shot.CONTENDERS["one_to_normal_personalized"].spec.model_copy(
-        update={"num_prompts": 1, "steps": 4, "strengths": (), "second_pass": False, "weigh_branches": False}
+        update={"num_prompts": 1, "steps": 4, "strengths": (), "second_pass": False, "weigh_text": False}
     )
     contenders = {"patchcore": few_shot.CONTENDERS["patchcore"], "twins": few_shot.Contender(twins)}
     found = [few_shot.measure(settings, sets, ks=[2], seeds=[0], contenders=contenders, out=tmp_path) for _ in range(2)]
