@@ -715,7 +715,7 @@ class OneToNormalSpec(Section):
     branches: list[Literal["personalized", "normal", "text"]] = Field(
         ["personalized", "normal", "text"], min_length=1, description="S_P, S_N, S_text: which of them count"
     )
-    alpha: float = Field(1.0, ge=0.0, le=100.0, description="weight of S_N; S_P's is 1")
+    alpha: float = Field(1.0, ge=0.0, le=100.0, description="weight of S_N")
     beta: float = Field(0.5, ge=0.0, le=100.0, description="weight of S_text")
     strength: PositiveFraction = Field(0.3, description="r: share of T a query is re-noised by")
     num_prompts: int = Field(3, ge=1, le=10, description="n normal-state prompts, one twin each")
@@ -744,6 +744,7 @@ class OneToNormalSpec(Section):
     round_trip: bool | None = Field(None, description="twins against the VAE's round trip of the query; best: true")
     calibrate_positions: bool | None = Field(None, description="S_P as z-score per place and level; best: true")
     calibrate_fusion: bool | None = Field(None, description="branches standardized on the references; best: true")
+    twin_weight: float | None = Field(None, gt=0.0, le=100.0, description="weight of S_P; paper: 1; best: 0.25")
     weigh_text: bool | None = Field(
         None, description="S_text counts as much as it tells planted defects on the references; best: true"
     )

@@ -102,6 +102,7 @@ _OFF: Mapping[str, Mapping[str, object]] = {
     "positions": {"calibrate_positions": False},
     "fusion": {"calibrate_fusion": False, "weigh_text": False},
     "weighing": {"weigh_text": False},
+    "twin_weight": {"twin_weight": 1.0},
 }
 _ON: Mapping[str, Mapping[str, object]] = {
     "strengths": {"strengths": (0.2, 0.3, 0.5)},

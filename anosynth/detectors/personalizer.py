@@ -144,11 +144,12 @@ class Personalizer:
             if self._memory is not None and (kept := self._memory.get(key)) is not None:
                 found[key] = kept
         missing = [at for at, key in enumerate(keys) if key not in found]
-        made = self._painted([given[at] for at in missing], strength=strength) if missing else []
-        for at, pictures in zip(missing, made, strict=True):
-            found[keys[at]] = pictures
-            if self._memory is not None:
-                self._memory.put(keys[at], pictures)
+        if missing:
+            made = self._painted([given[at] for at in missing], strength=strength)
+            for at, pictures in zip(missing, made, strict=True):
+                found[keys[at]] = pictures
+                if self._memory is not None:
+                    self._memory.put(keys[at], pictures)
         return [found[key] for key in keys]
 
     def _painted(self, given: Sequence[NDArray[np.uint8]], *, strength: float) -> NDArray[np.uint8]:

@@ -34,6 +34,7 @@ class Switches:
             the VAE loses counts for nothing.
         calibrate_positions: S_P becomes a z-score against the twins of the references, per place and level.
         calibrate_fusion: each branch is standardized by its leave-one-out scores on the references before it is added.
+        twin_weight: of S_P in the sum, beside alpha of S_N and beta of S_text.
         weigh_text: S_text counts as much as it tells references with planted defects from clean ones.
         strengths: candidates of r; the one under which planted defects stand out most from the references is taken.
             Empty: r is `strength`.
@@ -54,6 +55,7 @@ class Switches:
     round_trip: bool
     calibrate_positions: bool
     calibrate_fusion: bool
+    twin_weight: float
     weigh_text: bool
     strengths: tuple[float, ...]
     second_pass: bool
@@ -78,6 +80,7 @@ PAPER = Switches(
     round_trip=False,
     calibrate_positions=False,
     calibrate_fusion=False,
+    twin_weight=1.0,
     weigh_text=False,
     strengths=(),
     second_pass=False,
@@ -97,6 +100,7 @@ BEST = Switches(
     round_trip=True,
     calibrate_positions=True,
     calibrate_fusion=True,
+    twin_weight=0.25,
     weigh_text=True,
     strengths=(),
     second_pass=False,
@@ -118,8 +122,8 @@ def switches(spec: OneToNormalSpec) -> Switches:
 
 
 def weights(spec: OneToNormalSpec) -> dict[Branch, float]:
-    """Weight of every branch that counts: A = S_P + alpha S_N + beta S_text (Eq. 7 as we read it)."""
-    factors: dict[Branch, float] = {"personalized": 1.0, "normal": spec.alpha, "text": spec.beta}
+    """Weight of every branch that counts: A = w S_P + alpha S_N + beta S_text; with w = 1, Eq. 7 as we read it."""
+    factors: dict[Branch, float] = {"personalized": switches(spec).twin_weight, "normal": spec.alpha, "text": spec.beta}
     return {branch: factors[branch] for branch in BRANCHES if branch in spec.branches}
 
 

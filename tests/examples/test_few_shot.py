@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from anosynth.detectors.one_to_normal import Explanation
 from anosynth.errors import DataError
 from anosynth.features.aligned import AlignedFeatures, build_aligned
 from anosynth.features.encoder import build_features
@@ -25,6 +26,7 @@ from anosynth.params import (
     ObjectParams,
     ToyBackbone,
 )
+from anosynth.samples import Prediction
 from anosynth.sources.open import open_source
 from tests.sources.trees import mvtec_tree, picture
 
@@ -33,6 +35,7 @@ sys.path.insert(0, str(REPOSITORY / "examples"))  # the example's files import e
 
 few_shot = import_module("few_shot")
 few_shot_encoders = import_module("few_shot_encoders")
+few_shot_pictures = import_module("few_shot_pictures")
 few_shot_report = import_module("few_shot_report")
 few_shot_sets = import_module("few_shot_sets")
 
@@ -296,6 +299,15 @@ def test_a_generator_fills_the_pool_and_draws_twins(tmp_path: Path) -> None:
     written = cells(tmp_path)
     pools = {name.rpartition("/")[2]: one["pool_images"] for name, one in written.items()}
     assert pools == {f"{name}-{pool}.json": 2 * (pool == "with") for name in contenders for pool in ("without", "with")}
+
+
+def test_the_page_shows_the_best_case_and_both_kinds_of_worst(washer: Any) -> None:
+    scores = [0.1, 0.9, 0.3, 0.2, 0.4, 0.5, 0.05, 2.0, 0.6, 0.7]  # five normal queries, five anomalous
+    nothing = np.zeros((1, 1), np.float32)
+    answers = [Explanation(Prediction("x", score, nothing), None, {}, {}, 0.0, {}) for score in scores]
+    found = few_shot_pictures.chosen(list(zip(washer.queries, answers, strict=True)))
+    assert [answer.prediction.score for _, answer in found] == [2.0, 0.05, 0.9]
+    assert [picture.anomalous for picture, _ in found] == [True, True, False]
 
 
 def test_wrong_input_is_one_sentence(
