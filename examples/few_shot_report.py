@@ -12,7 +12,6 @@ from scipy import stats
 
 CONFIDENCE = 0.95
 METRICS = {"auroc": "AUROC", "ap": "AP", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
-CHALLENGER = "one_to_normal_best"
 BASES = ("patchcore", "patchcore_aligned")
 
 
@@ -168,7 +167,7 @@ def _comparisons(
     """One-to-Normal against PatchCore, and every detector with its pool against itself without."""
     keys = list(dict.fromkeys(key for name in sets for key in errors[name]))
     detectors = list(dict.fromkeys(key[0] for key in keys))
-    challengers = [CHALLENGER] if CHALLENGER in detectors else [one for one in detectors if one.startswith("one_to_")]
+    challengers = [one for one in detectors if one.startswith("one_to_")]
     pools = list(dict.fromkeys(key[1] for key in keys))
     duels = [
         ((base, pool, k), (challenger, pool, k))
