@@ -30,9 +30,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -40,12 +40,9 @@ import torch
 from anosynth.errors import AnosynthError, DataError, ParamsError
 from anosynth.fingerprint import digest_value
 from anosynth.params import (
-    BackboneSpec,
     ComputeParams,
     DualAnoDiffMethod,
-    EmbeddedBackbone,
     Params,
-    PretrainedBackbone,
     load_params,
 )
 from anosynth.samples import Sample
@@ -53,6 +50,7 @@ from anosynth.screening.ceiling import similarity_ceiling
 from anosynth.screening.memorization import NearestShot
 
 sys.path.insert(0, str(Path(__file__).parent))
+from cells import at_least, read_backbone, read_cell, write_text
 from dual_quality_judge import Judge, JudgeSettings, open_judge
 from dual_quality_pools import Workshop, background_only, contrast, planted_copies, recovery
 from dual_quality_report import report, sheet
@@ -348,37 +346,23 @@ def measure(quality: Quality, names: Sequence[str], *, out: Path) -> dict[str, d
     found = {}
     for name in [one for one in there if not names or one in names]:
         path, fingerprint = out / "cells" / f"{name}.json", quality.fingerprint(name)
-        values = _read(path, fingerprint)
+        values = read_cell(path, partial(_values, fingerprint=fingerprint))
         if values is None:
             started = time.process_time()
             values = there[name]()
             seconds = round(time.process_time() - started, 1)
             whole = {"version": VERSION, "fingerprint": fingerprint, "cpu_seconds": seconds, "values": values}
-            write(path, json.dumps(whole, indent=1, sort_keys=True) + "\n")
+            write_text(path, json.dumps(whole, indent=1, sort_keys=True) + "\n")
             print(f"dual_quality: {name} measured in {seconds} CPU s", file=sys.stderr, flush=True)
             values = json.loads(json.dumps(values))
         found[name] = values
-        write(out / "table.md", report(found))
+        write_text(out / "table.md", report(found))
     return found
 
 
-def _read(path: Path, fingerprint: str) -> dict[str, object] | None:
-    """The values of a cell's file, if it is there and of this fingerprint."""
-    if not path.exists():
-        return None
-    try:
-        there = json.loads(path.read_text(encoding="utf-8"))
-        return dict(there["values"]) if there["fingerprint"] == fingerprint else None
-    except (ValueError, KeyError, TypeError):
-        raise DataError(f"{path}: not a cell that this script wrote; remove it and run again") from None
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file that is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+def _values(there: Mapping[str, Any], fingerprint: str) -> dict[str, object] | None:
+    """The values of a cell's file, if it is of this fingerprint."""
+    return dict(there["values"]) if there["fingerprint"] == fingerprint else None
 
 
 def _masks_of(samples: Sequence[Sample]) -> list[NDArray[np.uint8]]:
@@ -387,15 +371,6 @@ def _masks_of(samples: Sequence[Sample]) -> list[NDArray[np.uint8]]:
 
 def _mean(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if values else None
-
-
-def _count(least: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
-        return int(text)
-
-    return read
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -410,31 +385,18 @@ def _parser() -> argparse.ArgumentParser:
     add("--params", type=Path, default=Path(__file__).parent.parent / "params.yaml", help="methods, gates, measures")
     add("--backbone", default="", help="embedded, or a diffusers folder; default: the embedded one")
     add("--cells", nargs="+", default=[], help="default: all")
-    add("--pairs", type=_count(3), default=300, help="of each pool that the judge looks at")
-    add("--bsdata-pairs", type=_count(1), default=128, help="drawn from BSData's 28 training shots")
-    add("--fold-pairs", type=_count(2), default=96, help="of each method where half of the positions is held out")
-    add("--shots", type=_count(2), default=8, help="rendered shots of each defect type")
-    add("--held-out", type=_count(2), default=48, help="rendered pictures that realism is measured against")
-    add("--mask-shots", type=_count(3), default=8, help="rendered shots of each defect type in masks-SET")
-    add("--judge-pairs", type=_count(3), default=2000, help="rendered pairs that the judge learns from")
-    add("--judge-held-out", type=_count(3), default=200, help="rendered pairs that it is tested on")
-    add("--judge-steps", type=_count(1), default=2000, help="of its training")
-    add("--size-px", type=_count(64), default=128, help="side of all pictures, a multiple of 16")
-    add("--threads", type=_count(1), default=1, help="of torch")
+    add("--pairs", type=at_least(3), default=300, help="of each pool that the judge looks at")
+    add("--bsdata-pairs", type=at_least(1), default=128, help="drawn from BSData's 28 training shots")
+    add("--fold-pairs", type=at_least(2), default=96, help="of each method where half of the positions is held out")
+    add("--shots", type=at_least(2), default=8, help="rendered shots of each defect type")
+    add("--held-out", type=at_least(2), default=48, help="rendered pictures that realism is measured against")
+    add("--mask-shots", type=at_least(3), default=8, help="rendered shots of each defect type in masks-SET")
+    add("--judge-pairs", type=at_least(3), default=2000, help="rendered pairs that the judge learns from")
+    add("--judge-held-out", type=at_least(3), default=200, help="rendered pairs that it is tested on")
+    add("--judge-steps", type=at_least(1), default=2000, help="of its training")
+    add("--size-px", type=at_least(64), default=128, help="side of all pictures, a multiple of 16")
+    add("--threads", type=at_least(1), default=1, help="of torch")
     return parser
-
-
-def read_backbone(text: str) -> BackboneSpec:
-    """The backbone of the command line.
-
-    Raises:
-        ParamsError: if it is no folder.
-    """
-    if text in ("", "embedded"):
-        return EmbeddedBackbone(kind="embedded")
-    if not Path(text).is_dir():
-        raise ParamsError(f"--backbone {text}: no such folder, and not the word embedded")
-    return PretrainedBackbone(kind="pretrained", path=str(Path(text).resolve()))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -459,7 +421,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             judge_held_out=chosen.judge_held_out,
             judge_steps=chosen.judge_steps,
         )
-        workshop = Workshop(params, read_backbone(chosen.backbone), compute, out=chosen.out)
+        workshop = Workshop(params, read_backbone(chosen.backbone or "embedded"), compute, out=chosen.out)
         quality = Quality(params, workshop, sizes, bsdata_folder=chosen.bsdata, out=chosen.out)
         found = measure(quality, chosen.cells, out=chosen.out)
     except AnosynthError as error:

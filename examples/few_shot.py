@@ -12,15 +12,14 @@ seed. What needs twins or a pool runs with --backbone only. The pool is not scre
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -28,24 +27,21 @@ import torch
 from anosynth.detectors.build import DetectorParts, build_detector, shaping_values
 from anosynth.detectors.one_to_normal import OneToNormal
 from anosynth.detectors.protocol import Detector, LabelledImage
-from anosynth.errors import AnosynthError, DataError, ParamsError
+from anosynth.errors import AnosynthError, ParamsError
 from anosynth.features.aligned import AlignedFeatures, build_aligned
 from anosynth.features.encoder import PatchFeatures, build_features
 from anosynth.fingerprint import digest_value
 from anosynth.metrics.detection import image_metrics, pixel_metrics
 from anosynth.params import (
-    BackboneSpec,
     ComputeParams,
     DetectorSpec,
     EmbeddedAligned,
-    EmbeddedBackbone,
     EmbeddedFeatures,
     GenerateNormalsParams,
     OneToNormalSpec,
     PaDiMSpec,
     PatchCoreSpec,
     PersonalizeNormalsParams,
-    PretrainedBackbone,
     WinClipSpec,
 )
 from anosynth.progress import track
@@ -53,6 +49,7 @@ from anosynth.seeding import seed_for
 from anosynth.shards.store import ShardStore
 
 sys.path.insert(0, str(Path(__file__).parent))
+from cells import at_least, read_backbone, read_cell, write_cell, write_text
 from few_shot_encoders import LocalLevels, RememberedLevels, RememberedPatches
 from few_shot_generator import VERSION, Generator, Settings
 from few_shot_report import Row, report
@@ -269,14 +266,14 @@ def measure(
             cell = Cell(unit, k, seed, name, pool)
             path = out / "cells" / unit.set_name / unit.name / f"k{k}-seed{seed}" / f"{name}-{pool}.json"
             fingerprint = cell.fingerprint(contender.spec, parts, generator, settings.compute)
-            row = _read(path, fingerprint)
+            row = read_cell(path, partial(_row, wanted=fingerprint))
             if row is None:
                 detector = build_detector(
                     contender.spec, parts=parts, compute=settings.compute, draw_seed=cell.draw_seed, name=name
                 )
                 row, values = cell.measured(detector, generator.pool() if pool == "with" else ())
                 values |= {"settings": settings.digest(contender.spec, part=unit.part, pool=pool == "with")}
-                _write(path, {"version": VERSION, "fingerprint": fingerprint, "cell": asdict(row), **values})
+                write_cell(path, {"version": VERSION, "fingerprint": fingerprint, "cell": asdict(row), **values})
                 fitted += 1
             rows.append(row)
     return rows, fitted
@@ -306,33 +303,18 @@ def cells_there(
     }
     rows = []
     for path in sorted((out / "cells").rglob("*.json")):
-        row = _read(path, wanted, "settings")
+        row = read_cell(path, partial(_row, wanted=wanted, key="settings"))
         if row is not None and row.k in ks and row.seed in seeds and row.set_name in (names or [row.set_name]):
             rows.append(row)
     order = list(EVERY)
     return sorted(rows, key=lambda row: (row.set_name not in REAL_SETS, row.set_name, order.index(row.detector)))
 
 
-def _read(path: Path, wanted: str | Mapping[tuple[str, str], str], key: str = "fingerprint") -> Row | None:
-    """The cell of a file, if it is there and says under `key` what is wanted (of its detector)."""
-    if not path.exists():
-        return None
-    try:
-        there = json.loads(path.read_text(encoding="utf-8"))
-        row = Row(**there["cell"])
-        right = wanted if isinstance(wanted, str) else wanted.get((row.detector, row.pool))
-        return row if there[key] == right else None
-    except (ValueError, KeyError, TypeError):
-        raise DataError(f"{path}: not a cell that this script wrote; remove it and run again") from None
-
-
-def _write(path: Path, value: Mapping[str, object] | str) -> None:
-    """Write a file that is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+def _row(there: Mapping[str, Any], wanted: str | Mapping[tuple[str, str], str], key: str = "fingerprint") -> Row | None:
+    """The row of a cell's file, if it says under `key` what is wanted (of its detector)."""
+    row = Row(**there["cell"])
+    right = wanted if isinstance(wanted, str) else wanted.get((row.detector, row.pool))
+    return row if there[key] == right else None
 
 
 def chosen_contenders(names: Sequence[str], *, backbone: bool) -> dict[str, Contender]:
@@ -355,13 +337,7 @@ def read_settings(chosen: argparse.Namespace) -> Settings:
     Raises:
         ParamsError: if the backbone is no folder.
     """
-    backbone: BackboneSpec | None = None
-    if chosen.backbone == "embedded":
-        backbone = EmbeddedBackbone(kind="embedded")
-    elif chosen.backbone:
-        if not Path(chosen.backbone).is_dir():
-            raise ParamsError(f"--backbone {chosen.backbone}: no such folder, and not the word embedded")
-        backbone = PretrainedBackbone(kind="pretrained", path=str(Path(chosen.backbone).resolve()))
+    backbone = read_backbone(chosen.backbone)
     pool = None
     if backbone is not None and chosen.pool:
         pool = GenerateNormalsParams(
@@ -376,16 +352,6 @@ def read_settings(chosen: argparse.Namespace) -> Settings:
         ),
         pool=pool,
     )
-
-
-def _at_least(least: int, *, multiple_of: int = 1) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        if not text.isdecimal() or int(text) < least or int(text) % multiple_of:
-            rest = f", a multiple of {multiple_of}" if multiple_of > 1 else ""
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}{rest}")
-        return int(text)
-
-    return read
 
 
 def _digits(text: str) -> str:
@@ -406,14 +372,14 @@ def add_settings(parser: argparse.ArgumentParser, *, bsdata: str) -> None:
         "--part", choices=("development", "final"), default="development", help="choices are made on development"
     )
     parser.add_argument("--digits", type=_digits, default="0123456789", help="which of the digits are units")
-    parser.add_argument("--queries", type=_at_least(1), default=40, help="most normal, and most anomalous, of a unit")
-    parser.add_argument("--size-px", type=_at_least(64, multiple_of=8), default=128, help="of rendered pictures")
+    parser.add_argument("--queries", type=at_least(1), default=40, help="most normal, and most anomalous, of a unit")
+    parser.add_argument("--size-px", type=at_least(64, multiple_of=8), default=128, help="of rendered pictures")
     parser.add_argument("--backbone", default="", help="embedded, or a diffusers folder; without it no twins, no pool")
-    parser.add_argument("--pool", type=_at_least(0), default=26, help="generated normals in cells with a pool; 0: none")
-    parser.add_argument("--adapting-steps", type=_at_least(1), default=40, help="of training on the references")
-    parser.add_argument("--encoder-px", type=_at_least(64, multiple_of=32), default=224, help="input of the encoders")
+    parser.add_argument("--pool", type=at_least(0), default=26, help="generated normals in cells with a pool; 0: none")
+    parser.add_argument("--adapting-steps", type=at_least(1), default=40, help="of training on the references")
+    parser.add_argument("--encoder-px", type=at_least(64, multiple_of=32), default=224, help="input of the encoders")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of frozen weights")
-    parser.add_argument("--threads", type=_at_least(1), default=2, help="of torch")
+    parser.add_argument("--threads", type=at_least(1), default=2, help="of torch")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -421,9 +387,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="python examples/few_shot.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of cells and table; run again to go on")
-    parser.add_argument("--k", type=_at_least(1), nargs="+", default=[1, 2, 4, 8], help="numbers of references")
-    parser.add_argument("--seeds", type=_at_least(1), default=5, help="how many")
-    parser.add_argument("--first-seed", type=_at_least(0), default=0, help="the first of them")
+    parser.add_argument("--k", type=at_least(1), nargs="+", default=[1, 2, 4, 8], help="numbers of references")
+    parser.add_argument("--seeds", type=at_least(1), default=5, help="how many")
+    parser.add_argument("--first-seed", type=at_least(0), default=0, help="the first of them")
     parser.add_argument(
         "--sets", nargs="+", default=[], help="procedural categories, bsdata, digits, elpv; default: all"
     )
@@ -461,7 +427,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(error.exit_code) from None
     passed_over = [name for name in CONTENDERS if name not in contenders and not chosen.detectors]
     text = report(rows, part=chosen.part, passed_over=passed_over)
-    _write(chosen.out / "table.md", text)
+    write_text(chosen.out / "table.md", text)
     print(f"{text}\nfew_shot: {len(rows)} cells ({fitted} fitted now), in {chosen.out / 'table.md'}")
 
 

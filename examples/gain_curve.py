@@ -14,15 +14,14 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -39,15 +38,12 @@ from anosynth.metrics.classification import accuracy, confusion, macro_f1
 from anosynth.metrics.evaluation import Evaluation, json_numbers
 from anosynth.params import (
     AugmentParams,
-    BackboneSpec,
     ClassifyParams,
     ComputeParams,
     CutPasteMethod,
     DualAnoDiffMethod,
-    EmbeddedBackbone,
     EmbeddedFeatures,
     PerlinMethod,
-    PretrainedBackbone,
     ScreenParams,
     UNetSpec,
 )
@@ -55,6 +51,7 @@ from anosynth.seeding import numpy_rng, seed_for
 from anosynth.shards.store import ShardStore
 
 sys.path.insert(0, str(Path(__file__).parent))
+from cells import at_least, read_backbone, read_cell, write_cell, write_text
 from gain_curve_parts import Counts, Parts, Place, read_place
 from gain_curve_pools import Draw, Generators, Pool, PoolSettings
 from gain_curve_report import BASE, Row, report
@@ -260,7 +257,7 @@ def measure(
                 continue
             path = out / "cells" / place.name / f"m{m}-seed{seed}" / f"{arm.name}.json"
             fingerprint = bench.fingerprint(draw, arm)
-            row = _read(path, fingerprint)
+            row = read_cell(path, partial(_row, fingerprint=fingerprint))
             if row is None:
                 values, beside = bench.measure(draw, arm)
                 row = Row(place.name, m, seed, arm.name, values)
@@ -271,45 +268,16 @@ def measure(
                     "parts": bench.parts.slug,
                     **beside,
                 }
-                _write(path, json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n")
+                write_cell(path, value)
                 fitted += 1
                 print(f"{place.name}, m = {m}, seed {seed}, {arm.name}: {dict(row.values)}", flush=True)
             rows.append(row)
     return rows, fitted
 
 
-def _read(path: Path, fingerprint: str) -> Row | None:
-    """The cell of a file, if it is there and of this fingerprint."""
-    if not path.exists():
-        return None
-    try:
-        there = json.loads(path.read_text(encoding="utf-8"))
-        return Row(**there["cell"]) if there["fingerprint"] == fingerprint else None
-    except (ValueError, KeyError, TypeError):
-        raise DataError(f"{path}: not a cell that this script wrote; remove it and run again") from None
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file that is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-
-
-def read_backbone(text: str) -> BackboneSpec | None:
-    """Turn --backbone into a spec; empty is none.
-
-    Raises:
-        ParamsError: if it is no folder.
-    """
-    if not text:
-        return None
-    if text == "embedded":
-        return EmbeddedBackbone(kind="embedded")
-    if not Path(text).is_dir():
-        raise ParamsError(f"--backbone {text}: no such folder, and not the word embedded")
-    return PretrainedBackbone(kind="pretrained", path=str(Path(text).resolve()))
+def _row(there: Mapping[str, Any], fingerprint: str) -> Row | None:
+    """The row of a cell's file, if it is of this fingerprint."""
+    return Row(**there["cell"]) if there["fingerprint"] == fingerprint else None
 
 
 def read_settings(chosen: argparse.Namespace) -> Settings:
@@ -394,16 +362,6 @@ def read_arms(names: Sequence[str], settings: PoolSettings) -> list[Arm]:
     return arms
 
 
-def _at_least(least: int, *, multiple_of: int = 1) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        if not text.isdecimal() or int(text) < least or int(text) % multiple_of:
-            rest = f", a multiple of {multiple_of}" if multiple_of > 1 else ""
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}{rest}")
-        return int(text)
-
-    return read
-
-
 def _share(text: str) -> float:
     try:
         value = float(text)
@@ -422,24 +380,24 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--task", choices=["curve", "types"], default="curve")
     parser.add_argument("--parts", nargs="+", default=[], help="category-defect-defect..., or bsdata")
     parser.add_argument("--bsdata", default=os.environ.get("ANOSYNTH_BSDATA", ""), help="folder of BSData")
-    parser.add_argument("--shots", type=_at_least(1), nargs="+", default=[1, 3, 10], help="of each defect type")
-    parser.add_argument("--seeds", type=_at_least(1), default=5, help="how many, from 0")
+    parser.add_argument("--shots", type=at_least(1), nargs="+", default=[1, 3, 10], help="of each defect type")
+    parser.add_argument("--seeds", type=at_least(1), default=5, help="how many, from 0")
     parser.add_argument("--arms", nargs="+", default=[], help="default: real and all methods; only_METHOD: no shots")
     parser.add_argument("--backbone", default="", help="embedded, or a diffusers folder; without it no dualanodiff")
-    parser.add_argument("--pairs", type=_at_least(1), default=48, help="of a pool, before screening")
-    parser.add_argument("--adapter-steps", type=_at_least(1), default=100, help="of dualanodiff's training")
-    parser.add_argument("--adapter-batch", type=_at_least(1), default=4, help="pairs of a step of it")
-    parser.add_argument("--steps", type=_at_least(1), default=200, help="of the U-Net's training")
-    parser.add_argument("--batch", type=_at_least(1), default=8, help="images of a step of it")
-    parser.add_argument("--unet-px", type=_at_least(32, multiple_of=16), default=96, help="input of the U-Net")
+    parser.add_argument("--pairs", type=at_least(1), default=48, help="of a pool, before screening")
+    parser.add_argument("--adapter-steps", type=at_least(1), default=100, help="of dualanodiff's training")
+    parser.add_argument("--adapter-batch", type=at_least(1), default=4, help="pairs of a step of it")
+    parser.add_argument("--steps", type=at_least(1), default=200, help="of the U-Net's training")
+    parser.add_argument("--batch", type=at_least(1), default=8, help="images of a step of it")
+    parser.add_argument("--unet-px", type=at_least(32, multiple_of=16), default=96, help="input of the U-Net")
     parser.add_argument("--synthetic-ratio", type=_share, default=0.5, help="share of synthetic pairs in a batch")
-    parser.add_argument("--views", type=_at_least(1), default=2, help="types: of every training image, up to 8")
-    parser.add_argument("--encoder-px", type=_at_least(64, multiple_of=32), default=160, help="types: encoder's input")
-    parser.add_argument("--size-px", type=_at_least(64, multiple_of=8), default=128, help="of the pictures")
-    parser.add_argument("--normals", type=_at_least(1), default=24, help="real normals, the same in every arm")
-    parser.add_argument("--test", type=_at_least(1), default=24, help="normal test pictures, and of each defect type")
+    parser.add_argument("--views", type=at_least(1), default=2, help="types: of every training image, up to 8")
+    parser.add_argument("--encoder-px", type=at_least(64, multiple_of=32), default=160, help="types: encoder's input")
+    parser.add_argument("--size-px", type=at_least(64, multiple_of=8), default=128, help="of the pictures")
+    parser.add_argument("--normals", type=at_least(1), default=24, help="real normals, the same in every arm")
+    parser.add_argument("--test", type=at_least(1), default=24, help="normal test pictures, and of each defect type")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16", help="of networks' passes")
-    parser.add_argument("--threads", type=_at_least(1), default=1, help="of torch")
+    parser.add_argument("--threads", type=at_least(1), default=1, help="of torch")
     return parser
 
 
@@ -464,8 +422,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(error.exit_code) from None
     metrics = METRICS[settings.task]
     text = report(rows, metrics=metrics)
-    _write(out / "table.md", text)
-    _write(out / "gain.svg", picture(rows, metric=metrics[0]))
+    write_text(out / "table.md", text)
+    write_text(out / "gain.svg", picture(rows, metric=metrics[0]))
     print(f"{text}\ngain_curve: {len(rows)} cells ({fitted} fitted now), in {out / 'table.md'}")
 
 
