@@ -10,9 +10,11 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -31,8 +33,9 @@ from anosynth.metrics.synthesis import kid_lite
 from anosynth.params import ComputeParams, EmbeddedFeatures, PersonalizeNormalsParams, PretrainedBackbone
 from anosynth.pretraining.rendering import render
 from anosynth.pretraining.repair import Repair, scratch_removal
-from anosynth.pretraining.sheets import SIZE_PX, Image8, MemoryStore, round_trip, sheet
+from anosynth.pretraining.sheets import MEMORY, SIZE_PX, Image8, round_trip, sheet
 from anosynth.seeding import numpy_rng, seed_for, torch_generators
+from anosynth.shards.store import ShardStore
 
 SAMPLER = SamplerSettings("dpm_solver", 20, 5.0)
 
@@ -83,9 +86,9 @@ def texture_images() -> dict[str, Image8]:
     return images
 
 
-def evaluation_prompts() -> dict[str, str]:
-    """subject -> prompt, the twenty that were committed before training."""
-    text = (files("anosynth.pretraining") / "prompts_eval.txt").read_text(encoding="utf-8")
+def read_prompts(name: Literal["eval", "dev"]) -> dict[str, str]:
+    """subject -> prompt: the twenty that were committed before training, or twenty others that choices are made on."""
+    text = (files("anosynth.pretraining") / f"prompts_{name}.txt").read_text(encoding="utf-8")
     return dict(line.split("\t") for line in text.splitlines() if line)
 
 
@@ -117,14 +120,29 @@ def draw(
 
 
 def recognition(
-    backbone: LatentDiffusion, features: PatchFeatures, *, per_prompt: int, renders_per_class: int, seed: int
+    backbone: LatentDiffusion,
+    features: PatchFeatures,
+    prompts: Mapping[str, str],
+    *,
+    sampler: SamplerSettings,
+    per_prompt: int,
+    renders_per_class: int,
+    seed: int,
 ) -> tuple[dict[str, object], Image8]:
     """Share of drawn images whose nearest render, by the cosine of Lite2 features, is of the material asked for.
 
+    Args:
+        backbone: what draws.
+        features: of the nearest-neighbour classifier.
+        prompts: subject -> prompt.
+        sampler: how images are drawn.
+        per_prompt: images of each prompt.
+        renders_per_class: that the classifier knows.
+        seed: root seed of images and renders.
+
     Returns:
-        (figures with the confusions, the drawn images in the order of the prompts).
+        (figures by prompt, the drawn images in the order of the prompts).
     """
-    prompts = evaluation_prompts()
     names = list(prompts)
     renders = [
         render(numpy_rng(seed, "evaluate_renders", name, index), SIZE_PX, subject=name, damage=None)[0]
@@ -133,7 +151,7 @@ def recognition(
     ]
     bank = _unit(features.pooled(renders))
     labels = np.repeat(np.arange(len(names)), renders_per_class)
-    drawn = draw(backbone, [prompts[name] for name in names for _ in range(per_prompt)], seed=seed)
+    drawn = draw(backbone, [prompts[name] for name in names for _ in range(per_prompt)], seed=seed, settings=sampler)
     wanted = np.repeat(np.arange(len(names)), per_prompt)
     found = labels[(_unit(features.pooled(list(drawn))) @ bank.T).argmax(axis=1)]
     per_class = {name: round(float((found[wanted == row] == row).mean()), 2) for row, name in enumerate(names)}
@@ -170,7 +188,7 @@ def personalization(
     plain = draw(backbone, prompts, seed=seed, settings=sampler)
     subject = Subject("evaluation", name, False, tuple(map(str, range(len(shots)))), SIZE_PX, backbone.identity, seed)
     began = time.process_time()
-    adapter = personalize(backbone, shots, subject, settings, compute=compute, store=MemoryStore())
+    adapter = personalize(backbone, shots, subject, settings, compute=compute, store=ShardStore(MEMORY))
     cpu_s = time.process_time() - began
     with merged(backbone.unet, adapter, backbone=backbone.identity):
         drawn = draw(backbone, prompts, seed=seed, settings=sampler)
@@ -235,15 +253,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(".anosynth/pretrain/evaluation"))
     parser.add_argument("--only", nargs="*", default=["vae", "text", "lora", "repair", "sizes"])
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
+    parser.add_argument("--prompts", choices=("eval", "dev"), default="eval", help="dev: to choose guidance by")
+    parser.add_argument("--guidance", type=float, default=SAMPLER.guidance)
     parser.add_argument("--per-prompt", type=int, default=10)
-    parser.add_argument("--lora-steps", type=int, default=150)
+    parser.add_argument("--lora-steps", type=int, default=1000)
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--cases", type=int, default=100)
     parser.add_argument("--lora-guidance", type=float, default=1.0)
     parser.add_argument("--strength", type=float, default=0.3)
     parser.add_argument("--repair-steps", type=int, default=3)
     parser.add_argument("--repair-draws", type=int, default=8)
-    parser.add_argument("--repair-lora-steps", type=int, default=150)
+    parser.add_argument("--repair-lora-steps", type=int, default=400)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=7)
     arguments = parser.parse_args()
@@ -278,7 +298,13 @@ def main() -> None:
 
     def text() -> dict[str, object]:
         figures, drawn = recognition(
-            backbone, features, per_prompt=arguments.per_prompt, renders_per_class=40, seed=arguments.seed
+            backbone,
+            features,
+            read_prompts(arguments.prompts),
+            sampler=replace(SAMPLER, guidance=arguments.guidance),
+            per_prompt=arguments.per_prompt,
+            renders_per_class=40,
+            seed=arguments.seed,
         )
         save("text", list(drawn), arguments.per_prompt)
         return figures
@@ -320,7 +346,7 @@ def main() -> None:
         return figures
 
     def sizes() -> dict[str, object]:
-        prompts = list(evaluation_prompts().values())[:8]
+        prompts = list(read_prompts("eval").values())[:8]
         for size_px in (96, 192):
             save(f"size_{size_px}", list(draw(backbone, prompts, seed=arguments.seed, size_px=size_px)), 8)
         return {"drawn_px": [96, 192]}

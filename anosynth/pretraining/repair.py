@@ -15,8 +15,9 @@ from anosynth.diffusion.personalize import Subject, personalize
 from anosynth.diffusion.sample import image_to_image
 from anosynth.diffusion.solver import SamplerSettings
 from anosynth.params import ComputeParams, PersonalizeNormalsParams
-from anosynth.pretraining.sheets import SIZE_PX, Image8, MemoryStore, round_trip
+from anosynth.pretraining.sheets import MEMORY, SIZE_PX, Image8, round_trip
 from anosynth.seeding import seed_for, torch_generators
+from anosynth.shards.store import ShardStore
 from anosynth.sources.procedural.render import render_pair
 
 
@@ -152,7 +153,7 @@ def _adapter(
     seeds = [seed_for(seed, "evaluate_sound", category, index) for index in range(8)]
     shots = [render_pair(category, defect="scratch", seed=one, size_px=SIZE_PX).sound.image for one in seeds]
     subject = Subject("evaluation", name, True, tuple(map(str, seeds)), SIZE_PX, backbone.identity, seed)
-    return personalize(backbone, shots, subject, repair.adapting, compute=compute, store=MemoryStore())
+    return personalize(backbone, shots, subject, repair.adapting, compute=compute, store=ShardStore(MEMORY))
 
 
 def _redrawn(

@@ -1,4 +1,4 @@
-"""What both parts of the evaluation draw with: round trips, contact sheets, checkpoints in memory."""
+"""What both parts of the evaluation draw with: round trips and contact sheets."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from anosynth.diffusion.latent import LatentDiffusion
 
 Image8 = NDArray[np.uint8]
 SIZE_PX = 128
+MEMORY = "memory://evaluation/store"
+"""URL of a shard store that keeps the checkpoints of one evaluation and leaves with the process."""
 
 
 def round_trip(backbone: LatentDiffusion, images: Sequence[Image8]) -> Image8:
@@ -26,18 +28,3 @@ def sheet(images: Sequence[Image8], columns: int) -> Image8:
         y, x = divmod(index, columns)
         grid[y * height : (y + 1) * height, x * width : (x + 1) * width] = image
     return grid
-
-
-class MemoryStore:
-    """Checkpoints of one evaluation, kept in memory."""
-
-    def __init__(self) -> None:
-        self._blobs: dict[str, bytes] = {}
-
-    def put_blob(self, key: str, data: bytes) -> None:
-        """Keep bytes under a key."""
-        self._blobs[key] = data
-
-    def get_blob(self, key: str) -> bytes | None:
-        """Bytes last kept under a key, or None."""
-        return self._blobs.get(key)

@@ -9,7 +9,7 @@ import pytest
 
 from anosynth.pretraining import corpus, fields, materials, rendering
 from anosynth.pretraining.corpus import CorpusSpec, open_corpus, picture, render_pieces
-from anosynth.pretraining.evaluate import evaluation_prompts
+from anosynth.pretraining.evaluate import read_prompts
 from anosynth.pretraining.rendering import DAMAGE, DAMAGE_WORDS, MATERIALS, OBJECTS, caption, render
 from anosynth.sources.procedural.demo import CATEGORIES
 
@@ -76,10 +76,11 @@ def test_captions_say_normal_only_of_the_undamaged() -> None:
     assert 2 < sum("normal" in line for line in sound) < 30
 
 
-def test_the_prompts_it_is_judged_by_are_twenty_known_materials() -> None:
-    prompts = evaluation_prompts()
-    assert len(prompts) == 20
-    assert set(prompts) <= set(MATERIALS)
+def test_the_prompts_it_is_judged_by_and_those_it_is_tuned_by_are_twenty_known_materials_each() -> None:
+    judged, tuned = read_prompts("eval"), read_prompts("dev")
+    assert len(judged) == len(tuned) == 20
+    assert not set(judged) & set(tuned)
+    assert set(judged) | set(tuned) <= set(MATERIALS)
 
 
 def test_rendering_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
