@@ -611,6 +611,20 @@ class MeasureParams(Section):
     subsets: int = Field(50, ge=2, le=1000, description="draws behind the standard deviation of KID-Lite")
     crop_margin: float = Field(0.5, ge=0.0, le=10.0, description="context of a defect's crop, as a share of its box")
     min_crop_px: int = Field(32, ge=8, le=1024, description="smallest side of a defect's crop")
+    inception: str | None = Field(
+        None,
+        min_length=1,
+        description="local weight file of FID's Inception network in pytorch-fid's layout (relative to --root), for "
+        "FID and the Inception score; null: neither. Never downloaded; FID of few images is biased upwards",
+    )
+    lpips: str | None = Field(
+        None,
+        min_length=1,
+        description="local folder (relative to --root) with torchvision's weights of the trunk, alexnet.pth or "
+        "vgg16.pth, and LPIPS's heads, lin_alex.pth or lin_vgg.pth (or .safetensors), for IC-LPIPS; null: none. Never "
+        "downloaded",
+    )
+    lpips_trunk: Literal["alex", "vgg"] = Field("vgg", description="network of IC-LPIPS; the paper's is VGG16")
 
 
 class RoundTripParams(Section):

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import torch
 
+from anosynth.features.inception import InceptionFeatures
 from anosynth.features.lite import LiteFeatures
+from anosynth.features.lpips import LpipsFeatures
 from anosynth.layout import Layout
 from anosynth.params import ComputeParams, GridParams, MeasureParams, ScreenParams
 from anosynth.progress import track
@@ -39,7 +41,8 @@ def run(
     shots = open_shots(layout.shots(category), layout.index(category))
     spec = measure.features
     features = LiteFeatures(spec.model, size_px=spec.size_px, levels=spec.levels, device=compute.device)
-    judge = Realism(features, measure)
+    inception, lpips = _published_networks(measure, root=layout.root, device=compute.device)
+    judge = Realism(features, measure, inception=inception, lpips=lpips)
     verdicts = read_verdicts(layout.verdicts(category))
     near = {kind: _shots(shots, kind) for kind in (None, *grid.defects(category))}
     normals = shots.normal_images()
@@ -85,9 +88,33 @@ def run(
             "reference": measure.reference,
             "pools": pools,
             "real_shots": floors,
+            **_provenance(measure, inception, lpips),
         },
     )
     print(f"measure: {len(pools)} pools of {category} against {measure.reference} real images, in {path}")
+
+
+def _published_networks(
+    measure: MeasureParams, *, root: Path, device: str
+) -> tuple[InceptionFeatures | None, LpipsFeatures | None]:
+    inception, lpips = None, None
+    if measure.inception is not None:
+        inception = InceptionFeatures(root / measure.inception, device=device)
+    if measure.lpips is not None:
+        lpips = LpipsFeatures(root / measure.lpips, trunk=measure.lpips_trunk, device=device)
+    return inception, lpips
+
+
+def _provenance(
+    measure: MeasureParams, inception: InceptionFeatures | None, lpips: LpipsFeatures | None
+) -> dict[str, object]:
+    """Which weight files the published figures are of; nothing where there are none."""
+    published: dict[str, object] = {}
+    if inception is not None:
+        published["inception"] = {"sha256": inception.sha256}
+    if lpips is not None:
+        published["lpips"] = {"trunk": measure.lpips_trunk, "sha256": lpips.sha256}
+    return {"published": published} if published else {}
 
 
 def _unseen(shots: OpenShots, measure: MeasureParams, defect: str | None) -> list[Record]:

@@ -1,7 +1,8 @@
 """How a set of synthetic images compares with a set of real ones, given one row of features per image.
 
 What the rows are is the caller's business. With Lite features these are KID-Lite and the like, never the published
-figures, which need Inception. A value that its input does not define (too few images) is NaN, as in `detection`.
+figures, which need Inception and have names of their own. A value that its input does not define (too few images) is
+NaN, as in `detection`.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.special import rel_entr
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 KID_SUBSETS = 50
 KID_SUBSET_RATIO = 0.8
+SCORE_SPLITS = 10
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,28 @@ def manifolds(real: NDArray[np.float32], generated: NDArray[np.float32], *, neig
     if len(generated) > neighbours:
         recall = float((between <= _squared_radii(generated, neighbours)).any(axis=1).mean())
     return Manifolds(precision, recall, density, coverage)
+
+
+def inception_score(probabilities: NDArray[np.float64], *, splits: int = SCORE_SPLITS) -> Measured:
+    """Mean and standard deviation of the Inception score over equal parts (Salimans et al. 2016).
+
+        exp(mean over x of KL(p(y | x) || p(y))),    p(y) the mean of p(y | x) over the part
+
+    It knows no real image, and no part of n images can score above n: with few images it says little.
+
+    Args:
+        probabilities: p(y | x) of the Inception network, one row per generated image, [N, C].
+        splits: parts of consecutive rows; 10 in the paper.
+
+    Returns:
+        Mean and population standard deviation over the parts; NaN below one image per part.
+    """
+    count = len(probabilities)
+    if count < splits:
+        return Measured(float("nan"), float("nan"))
+    parts = [probabilities[part * count // splits : (part + 1) * count // splits] for part in range(splits)]
+    scores = [np.exp(rel_entr(part, part.mean(axis=0)).sum(axis=1).mean()) for part in parts]
+    return Measured(float(np.mean(scores)), float(np.std(scores)))
 
 
 def _kernels(

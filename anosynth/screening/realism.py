@@ -1,7 +1,8 @@
 """How real and how varied the pools of one category are, measured and never used to refuse a sample.
 
 The judge's network is another one than the detectors', so that no pool is praised for pleasing the detector it trains.
-Figures carry the suffix Lite: they follow KID's and IC-LPIPS's protocols on EfficientNet-Lite features.
+Figures with the suffix Lite follow KID's and IC-LPIPS's protocols on EfficientNet-Lite features. Published names are
+for the published networks alone, which take part when their weights lie on the disk.
 """
 
 from __future__ import annotations
@@ -13,17 +14,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from anosynth.features.inception import InceptionFeatures
 from anosynth.features.lite import LiteFeatures
+from anosynth.features.lpips import LpipsFeatures
 from anosynth.imaging import resize_image, resize_mask
-from anosynth.metrics.clusters import intra_cluster_distance
+from anosynth.metrics.clusters import IntraCluster, intra_cluster_distance
+from anosynth.metrics.frechet import frechet_of_rows
 from anosynth.metrics.masks import defect_crop, mask_statistics
-from anosynth.metrics.synthesis import kid_lite, manifolds
+from anosynth.metrics.synthesis import SCORE_SPLITS, inception_score, kid_lite, manifolds
 from anosynth.params import MeasureParams
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 KERNEL = "(cosine + 1)^3 of mean-pooled features"
+HELD_BYTES = 1 << 30  # of LPIPS descriptions: 400 images with AlexNet, 33 with VGG16
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,10 +54,26 @@ class Pictures:
 class Realism:
     """Compares sets of pictures with real ones."""
 
-    def __init__(self, features: LiteFeatures, settings: MeasureParams) -> None:
-        """Take the judge's network, which must have all of its levels open, and section `measure` of params.yaml."""
+    def __init__(
+        self,
+        features: LiteFeatures,
+        settings: MeasureParams,
+        *,
+        inception: InceptionFeatures | None = None,
+        lpips: LpipsFeatures | None = None,
+    ) -> None:
+        """Take the networks.
+
+        Args:
+            features: the judge's, which must have all of its levels open.
+            settings: section `measure` of params.yaml.
+            inception: for FID and the Inception score; None leaves both out.
+            lpips: for IC-LPIPS; None leaves it out.
+        """
         self._features = features
         self._settings = settings
+        self._inception = inception
+        self._lpips = lpips
 
     def compare(
         self, pool: Pictures, *, reference: Pictures, shots: Sequence[NDArray[np.uint8]], rng: np.random.Generator
@@ -68,7 +89,7 @@ class Realism:
         Returns:
             JSON values, null where there are too few images: KID-Lite of whole images and, where there are masks, of
             crops around the defect; precision, recall, density and coverage of the crops (whole images without masks);
-            IC-LPIPS-Lite; statistics of the masks.
+            IC-LPIPS-Lite; statistics of the masks; Inception score, FID and IC-LPIPS where their networks are there.
         """
         if not pool.images:
             return {"images": 0}
@@ -85,11 +106,13 @@ class Realism:
         found["manifolds"] = _numbers(asdict(compared))
         if shots:
             inside = intra_cluster_distance(pool.images, shots, describe=self._features.perceptual, rng=rng)
-            found["ic_lpips_lite"] = {
-                **_numbers({"value": inside.value, "sd": inside.sd}),
-                "cluster_sizes": list(inside.sizes),
-                "passes": inside.num_described,
-            }
+            found["ic_lpips_lite"] = _clusters(inside)
+        if self._inception is not None:
+            found |= _by_inception(self._inception, pool.images, real.images)
+        if self._lpips is not None and shots:
+            describe = self._lpips.perceptual
+            inside = intra_cluster_distance(pool.images, shots, describe=describe, rng=rng, held_bytes=HELD_BYTES)
+            found["ic_lpips"] = _clusters(inside)
         return found
 
     def _rows(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
@@ -105,6 +128,26 @@ class Realism:
             defect_crop(image, mask, margin=margin, min_px=min_px)
             for image, mask in zip(pictures.images, pictures.masks, strict=True)
         ]
+
+
+def _by_inception(
+    network: InceptionFeatures, images: Sequence[NDArray[np.uint8]], real: Sequence[NDArray[np.uint8]]
+) -> dict[str, object]:
+    rows, real_rows = network.pooled(images), network.pooled(real)
+    score = inception_score(network.class_probabilities(rows))
+    found: dict[str, object] = {"inception_score": {**_numbers(asdict(score)), "splits": SCORE_SPLITS}}
+    if min(len(rows), len(real_rows)) < 2:
+        reason = f"FID needs at least 2 images on each side, got {len(rows)} and {len(real_rows)}"
+        return {**found, "fid": {"value": None, "sd": None, "reason": reason}}
+    return {**found, "fid": {**_numbers({"value": frechet_of_rows(rows, real_rows)}), "sd": None}}
+
+
+def _clusters(inside: IntraCluster) -> dict[str, object]:
+    return {
+        **_numbers({"value": inside.value, "sd": inside.sd}),
+        "cluster_sizes": list(inside.sizes),
+        "passes": inside.num_described,
+    }
 
 
 def _numbers(values: Mapping[str, float]) -> dict[str, float | None]:
