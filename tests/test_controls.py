@@ -49,6 +49,32 @@ def test_every_number_stands_in_its_row_and_undefined_ones_are_dashes() -> None:
     assert "wood: 1 defect type" in text
 
 
+def test_published_figures_stand_behind_the_lite_ones_where_they_were_measured() -> None:
+    pool = {
+        **POOL,
+        "fid": {"value": 80.5, "sd": None},
+        "inception_score": {"value": None, "sd": None, "splits": 10, "reason": "too few"},
+        "ic_lpips": {"value": 0.25, "sd": 0.125},
+    }
+    one = {**MEASURED, "pools": {"scratch/perlin": pool}, "published": {}}
+    text = controls_markdown(measures=[one], shortcuts=[], types=[])
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert rows[0].endswith("| coverage | FID | IS | IC-LPIPS |")
+    assert rows[-2].endswith("| 1.500 | – | 80.500 | – | 0.250 ± 0.125 |")
+    assert rows[-1].endswith("| – | – | – | – |")
+    assert "All but FID, IS, IC-LPIPS are not the published metrics" in text
+    assert "FID is biased upwards" in text
+    found = controls_json(measures=[one], shortcuts=[], types=[])["realism"]
+    assert found == {
+        "washer": {
+            "scratch/perlin": {
+                "kid_lite": 0.25, "kid_lite_crops": 0.5, "ic_lpips_lite": None,
+                "fid": 80.5, "inception_score": None, "ic_lpips": 0.25,
+            }
+        }
+    }  # fmt: skip
+
+
 def test_nothing_measured_says_nothing() -> None:
     assert controls_markdown(measures=[], shortcuts=[], types=[]) == ""
     assert controls_json(measures=[], shortcuts=[], types=[]) == {

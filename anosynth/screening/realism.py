@@ -134,12 +134,17 @@ def _by_inception(
     network: InceptionFeatures, images: Sequence[NDArray[np.uint8]], real: Sequence[NDArray[np.uint8]]
 ) -> dict[str, object]:
     rows, real_rows = network.pooled(images), network.pooled(real)
-    score = inception_score(network.class_probabilities(rows))
-    found: dict[str, object] = {"inception_score": {**_numbers(asdict(score)), "splits": SCORE_SPLITS}}
+    score: dict[str, object] = {"value": None, "sd": None, "splits": SCORE_SPLITS}
+    if len(rows) < SCORE_SPLITS:
+        score["reason"] = f"the Inception score needs at least {SCORE_SPLITS} images, got {len(rows)}"
+    else:
+        score |= _numbers(asdict(inception_score(network.class_probabilities(rows))))
+    fid: dict[str, object] = {"value": None, "sd": None}
     if min(len(rows), len(real_rows)) < 2:
-        reason = f"FID needs at least 2 images on each side, got {len(rows)} and {len(real_rows)}"
-        return {**found, "fid": {"value": None, "sd": None, "reason": reason}}
-    return {**found, "fid": {**_numbers({"value": frechet_of_rows(rows, real_rows)}), "sd": None}}
+        fid["reason"] = f"FID needs at least 2 images on each side, got {len(rows)} and {len(real_rows)}"
+    else:
+        fid |= _numbers({"value": frechet_of_rows(rows, real_rows)})
+    return {"inception_score": score, "fid": fid}
 
 
 def _clusters(inside: IntraCluster) -> dict[str, object]:

@@ -69,6 +69,23 @@ def test_a_crowded_cluster_is_capped_and_the_network_is_asked_no_more_than_promi
     assert pairs.passes > 20 * describe.passes
 
 
+def test_held_descriptions_are_not_asked_for_again_and_change_nothing() -> None:
+    references = [flat(40), flat(220)]
+    images = pictures(1, 60, 42) + pictures(2, 20, 215)
+    row_bytes = 3 * 4
+    passes, values = {}, set()
+    for held in (0, 30, 70, 80):
+        describe, rng = Counted(), np.random.default_rng(0)
+        found = intra_cluster_distance(images, references, describe=describe, rng=rng, held_bytes=held * row_bytes)
+        assert found.num_described == describe.passes
+        passes[held] = describe.passes
+        values.add((found.value, found.sd, found.sizes))
+    assert len(values) == 1
+    assert passes[0] == len(images) + len(references) + 50 + 20
+    assert passes[80] == len(images) + len(references)
+    assert passes[80] < passes[70] < passes[30] < passes[0]
+
+
 def test_copies_have_distance_zero_and_single_members_none() -> None:
     references = [flat(40), flat(220)]
     copies = intra_cluster_distance([flat(42)] * 5, references, describe=Counted(), rng=np.random.default_rng(0))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from anosynth.metrics.synthesis import kid_lite, manifolds, polynomial_mmd
+from anosynth.metrics.synthesis import inception_score, kid_lite, manifolds, polynomial_mmd
 
 
 def rows(seed: int, count: int, dims: int, *, shift: float = 0.0) -> NDArray[np.float32]:
@@ -105,3 +105,23 @@ def test_manifolds_of_too_few_images_are_undefined() -> None:
     assert math.isnan(manifolds(rows(1, 9, 2), rows(2, 9, 2)[:0], neighbours=3).precision)
     with pytest.raises(ValueError, match="neighbours is 0"):
         manifolds(rows(1, 9, 2), rows(2, 9, 2), neighbours=0)
+
+
+def test_the_inception_score_is_the_mean_over_parts_of_the_exponent_of_the_mean_divergence() -> None:
+    raw = np.random.default_rng(3).exponential(1.0, (23, 5))
+    probabilities = raw / raw.sum(axis=1, keepdims=True)
+    scores = []
+    for part in range(10):
+        rows = probabilities[part * 23 // 10 : (part + 1) * 23 // 10]
+        marginal = [sum(row[y] for row in rows) / len(rows) for y in range(5)]
+        kl = [sum(row[y] * math.log(row[y] / marginal[y]) for y in range(5)) for row in rows]
+        scores.append(math.exp(sum(kl) / len(kl)))
+    found = inception_score(probabilities)
+    assert found.value == pytest.approx(sum(scores) / 10)
+    assert found.sd == pytest.approx(math.sqrt(sum((one - found.value) ** 2 for one in scores) / 10))
+
+
+def test_sure_and_different_images_score_their_number_and_equal_ones_score_one() -> None:
+    assert inception_score(np.eye(6), splits=2).value == pytest.approx(3.0)
+    assert inception_score(np.full((12, 4), 0.25)).value == pytest.approx(1.0)
+    assert math.isnan(inception_score(np.full((9, 4), 0.25)).value)

@@ -1,12 +1,17 @@
+import hashlib
 import json
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
+from anosynth.features import inception, lpips
 from anosynth.params import load_params
 from anosynth.sources.lock import open_shots
 from tasks import measure
+from tasks._bind import main
+from tests.features.random_weights import inception_state, write_lpips
 from tests.tasks.measured import POOL_ROWS, call, change, make_measured
 
 
@@ -65,3 +70,51 @@ def test_the_reference_holds_no_shot_and_no_test_image_unless_asked_for(project:
 def test_the_judge_is_no_network_that_the_detectors_use(project: Path) -> None:
     params = load_params(project / "params.yaml")
     assert params.measure.features.model != params.features.model
+
+
+def test_published_networks_add_their_figures_and_hashes_and_change_no_other(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inception, "INPUT_PX", 75)
+    monkeypatch.setattr(lpips, "INPUT_PX", 64)
+    plain = read(call(measure.run, project, category="washer").measures("washer"))
+    assert "published" not in plain
+    torch.save(inception_state(), project / "fid.pth")
+    folder = write_lpips(project / "weights", "alex")
+    change(project, "measure", {"inception": "fid.pth", "lpips": "weights", "lpips_trunk": "alex"})
+    found = read(call(measure.run, project, category="washer").measures("washer"))
+
+    def sha256(path: Path) -> str:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+    assert found.pop("published") == {
+        "inception": {"sha256": sha256(project / "fid.pth")},
+        "lpips": {
+            "trunk": "alex",
+            "sha256": {name: sha256(folder / name) for name in ("alexnet.pth", "lin_alex.pth")},
+        },
+    }
+    for pool in found["pools"].values():
+        assert pool.pop("fid")["value"] > 0
+        assert pool.pop("inception_score")["reason"].startswith("the Inception score needs at least 10 images")
+        inside = pool.pop("ic_lpips")
+        assert (inside["value"] > 0) == (pool["ic_lpips_lite"]["value"] > 0)  # some of the drawn pools are copies
+        assert inside["cluster_sizes"]
+        assert inside["passes"] <= pool["images"] + len(inside["cluster_sizes"])
+    for shots in found["real_shots"].values():
+        assert shots.pop("fid")["value"] > 0
+        assert shots.pop("inception_score")["value"] is None
+    assert found == plain
+
+
+def test_a_wrong_weight_file_ends_the_stage_with_one_sentence(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "fid.pth").write_text("no tensors", encoding="utf-8")
+    for value, ending in (("none.pth", "does not exist"), ("fid.pth", "is no file of tensors")):
+        change(project, "measure", {"inception": value})
+        with pytest.raises(SystemExit) as caught:
+            main(measure.run, ["--category", "washer", "--root", str(project)])
+        assert caught.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"measure: measure.inception: {project / value} {ending}")
