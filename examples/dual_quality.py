@@ -138,13 +138,21 @@ class Quality:
 
     def fingerprint(self, cell: str) -> str:
         """Digest of everything that shapes a cell's numbers, more rather than less."""
-        kinds = {"methods", "screen", "measure"}
+        # A method without a LoRA of the text encoder keeps the digest that it had before there was one.
+        without = {
+            name: {"text_rank"}
+            for name, spec in self._params.methods.items()
+            if isinstance(spec, DualAnoDiffMethod) and not spec.text_rank
+        }
+        params = self._params.model_dump(
+            mode="json", include={"methods", "screen", "measure"}, exclude={"methods": without}
+        )
         return digest_value(
             {
                 "version": VERSION,
                 "cell": cell,
                 "sizes": asdict(self._sizes),
-                "params": {} if cell == "judge" else self._params.model_dump(mode="json", include=kinds),
+                "params": {} if cell == "judge" else params,
                 "backbone": "" if cell in ("judge", "copies") else self._workshop.identity,
                 "judged": [JUDGED, list(JUDGED_DEFECTS), {name: list(one) for name, one in MASK_SETS.items()}],
             }
