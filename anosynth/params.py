@@ -510,6 +510,13 @@ class DualAnoDiffMethod(Section):
     background: Literal["off", "paper", "code"] = Field(
         "off", description="form of background compensation; for objects on a ground, not for surfaces; costs a pass"
     )
+    text_rank: int = Field(
+        0,
+        ge=0,
+        le=512,
+        description="of one LoRA of the text encoder for the prompts of both branches, scaled by alpha / rank like "
+        "theirs; captions are then embedded at every step; 0: none (published code: 32, an option its run scripts set)",
+    )
     half_precision: bool = Field(default=True, description="adapters are kept as float16")
     shared: bool = Field(
         default=False, description="one adapter for all defect types of the category; the prompt chooses"

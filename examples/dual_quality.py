@@ -59,7 +59,7 @@ from dual_quality_scenes import Scene, ball_screw, procedural
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-VERSION = 1
+VERSION = 2
 METHODS = ("dualanodiff", "perlin", "cutpaste")
 JUDGED = "pill"
 JUDGED_DEFECTS = ("stain", "hole", "missing")
@@ -139,15 +139,12 @@ class Quality:
     def fingerprint(self, cell: str) -> str:
         """Digest of everything that shapes a cell's numbers, more rather than less."""
         kinds = {"methods", "screen", "measure"}
-        unused = {"measure": {"inception", "lpips", "lpips_trunk"}}
         return digest_value(
             {
                 "version": VERSION,
                 "cell": cell,
                 "sizes": asdict(self._sizes),
-                "params": {}
-                if cell == "judge"
-                else self._params.model_dump(mode="json", include=kinds, exclude=unused),
+                "params": {} if cell == "judge" else self._params.model_dump(mode="json", include=kinds),
                 "backbone": "" if cell in ("judge", "copies") else self._workshop.identity,
                 "judged": [JUDGED, list(JUDGED_DEFECTS), {name: list(one) for name, one in MASK_SETS.items()}],
             }

@@ -168,17 +168,17 @@ class Draw:
 
     def _drawn(self, job: ShardJob, spec: DualAnoDiffMethod, saved: SavedDual) -> list[Sample]:
         opened = self._generators.open()
-        dual = open_dual(opened.unet, saved, backbone=opened.identity)
+        dual = open_dual(opened.unet, saved, backbone=opened.identity, text=opened.text)
         assert job.defect is not None
-        prepared = dual_pairs.prepare(
-            opened,
-            self.parts.normals,
-            self.shots[job.defect],
-            adapter=saved.digest,
-            terms=dual_terms.terms_from_json(saved.terms),
-            defect=job.defect,
-        )
         with two_branches(opened, dual):
+            prepared = dual_pairs.prepare(
+                opened,
+                self.parts.normals,
+                self.shots[job.defect],
+                adapter=saved.digest,
+                terms=dual_terms.terms_from_json(saved.terms),
+                defect=job.defect,
+            )
             return list(dual_pairs.samples(job, prepared, spec, max_attempts=MAX_ATTEMPTS))
 
     def _train(self, method: str) -> SavedDual:

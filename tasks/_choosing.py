@@ -116,7 +116,8 @@ def share_above(
 ) -> float:
     """Share of a candidate's draws that come nearer to a shot than the ceiling of their defect type."""
     terms, above = terms_from_json(candidate.saved.terms), 0
-    with two_branches(backbone, open_dual(backbone.unet, candidate.saved, backbone=backbone.identity)):
+    dual = open_dual(backbone.unet, candidate.saved, backbone=backbone.identity, text=backbone.text)
+    with two_branches(backbone, dual):
         for one in yardsticks:
             generator = dual_pairs.prepare(
                 backbone,

@@ -65,16 +65,16 @@ def draw(
     what = f"{first.method} pairs of {first.category} {first.defect}"
     with memory_shortage_is_temporary(f"drawing {what}"):
         opened = open_backbone(backbone, compute=compute, root=root)
-        dual = open_dual(opened.unet, adapter, backbone=opened.identity)
-        generator = dual_pairs.prepare(
-            opened,
-            parents,
-            shots,
-            adapter=adapter.digest,
-            terms=terms_from_json(adapter.terms),
-            defect=first.defect,
-            with_backgrounds=adapter.shape.background != "off",
-        )
+        dual = open_dual(opened.unet, adapter, backbone=opened.identity, text=opened.text)
         with two_branches(opened, dual):
+            generator = dual_pairs.prepare(
+                opened,
+                parents,
+                shots,
+                adapter=adapter.digest,
+                terms=terms_from_json(adapter.terms),
+                defect=first.defect,
+                with_backgrounds=adapter.shape.background != "off",
+            )
             for job in track(missing, total=len(missing), doing=what, unit="shard"):
                 store.put(job, dual_pairs.samples(job, generator, spec, max_attempts=max_attempts))

@@ -23,11 +23,14 @@ from anosynth.diffusion.background import (
     SeesBackground,
 )
 from anosynth.diffusion.interaction import NUM_BRANCHES, FoldedInteraction, Interaction
+from anosynth.diffusion.text_lora import TextLoRA
 from anosynth.errors import BackboneError
 
 if TYPE_CHECKING:
     from diffusers.models.attention_processor import Attention, AttnProcessor
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    from anosynth.diffusion.text import TextEncoder
 
 PROJECTIONS = ("q", "k", "v", "out")
 
@@ -43,6 +46,7 @@ class DualShape:
         alpha: LoRA scale is alpha / rank. The published code has none, which is alpha = rank.
         inner: bottleneck width of mode "default"; ignored by "paper".
         background: form of background compensation, or "off": no parameters, no background pass.
+        text_rank: of the text encoder's one LoRA, scaled like the branches'; 0: none.
     """
 
     mode: Literal["paper", "default"]
@@ -50,14 +54,17 @@ class DualShape:
     alpha: float
     inner: int
     background: Literal["off", "paper", "code"] = "off"
+    text_rank: int = 0
 
     def __post_init__(self) -> None:
         if self.rank < 1 or self.inner < 1 or self.alpha <= 0:
             raise ValueError(f"rank {self.rank}, inner {self.inner} and alpha {self.alpha} must be positive")
+        if self.text_rank < 0:
+            raise ValueError(f"text_rank is {self.text_rank}; it must be 0 (no LoRA of the text encoder) or more")
 
     @property
     def scale(self) -> float:
-        """Factor of the low-rank update."""
+        """Factor of every low-rank update."""
         return self.alpha / self.rank
 
 
@@ -132,24 +139,45 @@ class DualAttention(nn.Module):
 
 
 class DualAdapter(nn.Module):
-    """All trainable parts of one subject, by the names of the U-Net's attention layers."""
+    """All trainable parts of one subject, by the names of the U-Net's attention layers.
 
-    def __init__(self, unet: UNet2DConditionModel, shape: DualShape, *, generator: torch.Generator) -> None:
-        """Create an adapter for the attention layers of `unet`; the U-Net itself is only looked at.
+    Attributes:
+        text: the text encoder's LoRA, one for both branches' prompts, or None without one.
+    """
+
+    text: TextLoRA | None
+
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        shape: DualShape,
+        *,
+        generator: torch.Generator,
+        text: TextEncoder | None = None,
+    ) -> None:
+        """Create an adapter for the attention layers of `unet`; the networks themselves are only looked at.
 
         Args:
             unet: any U-Net in Stable Diffusion 1.x topology.
             shape: sizes.
-            generator: CPU generator of the initial weights.
+            generator: CPU generator of the initial weights; the text encoder's come last.
+            text: the backbone's text encoder; needed if it gets a LoRA, and ignored otherwise.
 
         Raises:
             BackboneError: if an attention layer is not a plain one.
+            ValueError: if the text encoder gets a LoRA and is missing.
         """
         super().__init__()
+        if shape.text_rank and text is None:
+            raise ValueError(f"text_rank is {shape.text_rank} and no text encoder was given")
         self.shape = shape
         layers = attention_layers(unet)
         self.names = tuple(layers)
         self.parts = nn.ModuleList([DualAttention(layer, shape, generator) for layer in layers.values()])
+        if shape.text_rank and text is not None:
+            self.text = TextLoRA(text, rank=shape.text_rank, scale=shape.scale, generator=generator)
+        else:
+            self.text = None
 
     def by_name(self) -> dict[str, DualAttention]:
         """The parts by layer name, in the U-Net's order."""
@@ -206,6 +234,11 @@ def detach(unet: UNet2DConditionModel) -> None:
     from diffusers.models.attention_processor import AttnProcessor2_0
 
     _install(unet, {name: AttnProcessor2_0() for name in attention_layers(unet)})
+
+
+def draws_pairs(unet: UNet2DConditionModel) -> bool:
+    """True between `attach_merged` and `detach`."""
+    return any(isinstance(layer.processor, MergedProcessor) for layer in attention_layers(unet).values())
 
 
 class TrainableProcessor(SeesBackground):

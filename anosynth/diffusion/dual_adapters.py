@@ -16,12 +16,14 @@ from torch import Tensor
 
 from anosynth.diffusion.adapters import FACTS_FILE, WEIGHTS_FILE
 from anosynth.diffusion.dual import DualAdapter, DualShape, attention_layers
+from anosynth.diffusion.text import TextEncoder
 from anosynth.errors import BackboneError
 from anosynth.fingerprint import canonical_json, digest_bytes, digest_value
 from anosynth.seeding import torch_generator
 
 FORMAT = 1
 KIND = "dual"
+_TEXT = "text:"
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +33,8 @@ class SavedDual:
     Attributes:
         shape: sizes.
         backbone: identity of the backbone it was trained on; it fits no other.
-        tensors: on the CPU, all float32 or all float16, by `<attention layer>:<part>`.
+        tensors: on the CPU, all float32 or all float16, by `<attention layer>:<part>` and, of the text encoder's LoRA,
+            `text:<projection>.<part>`.
         terms: what drawing with it needs, JSON values (prompts, neutral colour, mask rule); part of the digest.
         facts: how it was trained, JSON values; not part of the digest.
     """
@@ -74,16 +77,21 @@ def take_dual(
     return SavedDual(adapter.shape, backbone, tensors, dict(terms), dict(facts))
 
 
-def open_dual(unet: UNet2DConditionModel, saved: SavedDual, *, backbone: str) -> DualAdapter:
+def open_dual(
+    unet: UNet2DConditionModel, saved: SavedDual, *, backbone: str, text: TextEncoder | None = None
+) -> DualAdapter:
     """Make the adapter for a U-Net, ready for `dual.attach` or `dual.attach_merged`, float32 on the U-Net's device.
 
     Args:
         unet: only looked at.
         saved: what to load.
         backbone: identity of the backbone that the U-Net belongs to.
+        text: its text encoder, only looked at; needed by an adapter with a LoRA of it.
 
     Raises:
-        BackboneError: if the adapter belongs to another backbone, or does not fit this U-Net's attention layers.
+        BackboneError: if the adapter belongs to another backbone, or does not fit the attention layers of this U-Net
+            or text encoder.
+        ValueError: if the text encoder is needed and missing.
     """
     if saved.backbone != backbone:
         raise BackboneError(
@@ -91,7 +99,7 @@ def open_dual(unet: UNet2DConditionModel, saved: SavedDual, *, backbone: str) ->
             "run personalize_pairs again, or set the backbone it was trained on"
         )
     attention_layers(unet)
-    adapter = DualAdapter(unet, saved.shape, generator=torch_generator(0))
+    adapter = DualAdapter(unet, saved.shape, generator=torch_generator(0), text=text)
     wanted = _named(adapter)
     strange = sorted(
         name
@@ -99,9 +107,10 @@ def open_dual(unet: UNet2DConditionModel, saved: SavedDual, *, backbone: str) ->
         if name not in wanted or name not in saved.tensors or wanted[name].shape != saved.tensors[name].shape
     )
     if strange:
+        network = "text encoder" if strange[0].startswith(_TEXT) else "U-Net"
         raise BackboneError(
-            f"the pair adapter does not fit this U-Net: {strange[0]} is missing, unexpected or of another size (and "
-            f"{len(strange) - 1} more are); run personalize_pairs again on this backbone"
+            f"the pair adapter does not fit this {network}: {strange[0]} is missing, unexpected or of another size "
+            f"(and {len(strange) - 1} more are); run personalize_pairs again on this backbone"
         )
     with torch.no_grad():
         for name, parameter in wanted.items():
@@ -179,20 +188,25 @@ def read_dual(folder: Path) -> SavedDual:
 
 
 def _head(saved: SavedDual) -> dict[str, object]:
+    shape = asdict(saved.shape)
+    if not saved.shape.text_rank:
+        del shape["text_rank"]  # as adapters were written before there was a LoRA of the text encoder
     return {
         "format": FORMAT,
         "kind": KIND,
-        "shape": asdict(saved.shape),
+        "shape": shape,
         "backbone": saved.backbone,
         "terms": dict(saved.terms),
     }
 
 
 def _named(adapter: DualAdapter) -> dict[str, Tensor]:
-    """The adapter's parameters by attention layer, sorted by name."""
+    """The adapter's parameters by attention layer or text projection, sorted by name."""
     found = {
         f"{layer}:{name}": parameter
         for layer, part in adapter.by_name().items()
         for name, parameter in part.named_parameters()
     }
+    for projection, update in {} if adapter.text is None else adapter.text.by_name().items():
+        found |= {f"{_TEXT}{projection}.{name}": parameter for name, parameter in update.named_parameters()}
     return dict(sorted(found.items()))

@@ -16,6 +16,7 @@ from anosynth.diffusion.dual import DualAdapter, attach_merged, detach
 from anosynth.diffusion.latent import LatentDiffusion
 from anosynth.diffusion.solver import SamplerSettings, level_of, renoise, solve
 from anosynth.diffusion.text import TextEmbedding
+from anosynth.diffusion.text_lora import adapted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,10 +39,14 @@ class DualPrompts:
 
 @contextmanager
 def two_branches(backbone: LatentDiffusion, adapter: DualAdapter) -> Iterator[None]:
-    """Let the backbone draw with both branches, merged and folded; its own attention is back at the end."""
+    """Let the backbone draw with both branches, merged and folded; its own attention is back at the end.
+
+    Prompts are to be embedded inside: if the adapter has a LoRA of the text encoder, it is at work here and only here.
+    """
     attach_merged(backbone.unet, adapter)
     try:
-        yield
+        with adapted(backbone.text, adapter.text):
+            yield
     finally:
         detach(backbone.unet)
 

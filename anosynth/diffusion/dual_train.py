@@ -19,6 +19,7 @@ from anosynth.diffusion.latent import LatentDiffusion, Moments
 from anosynth.diffusion.loop import CheckpointStore, LoopSettings, run_steps
 from anosynth.diffusion.objective import denoising_loss, min_snr_weights
 from anosynth.diffusion.text import TextEmbedding
+from anosynth.diffusion.text_lora import adapted
 from anosynth.diffusion.train import Address, StepDraws, draw_step
 from anosynth.seeding import seed_for, torch_generator
 
@@ -41,6 +42,8 @@ class DualSet:
         text: captions.
         whole_captions, part_captions: index into `text` of each image's caption in branch 0 and 1, [N] each.
         blank: index into `text` of the empty caption, or None if no text is ever dropped.
+        captions: what `text` is of, in words, or None; needed by an adapter with a LoRA of the text encoder, because
+            then captions are embedded anew at every step.
     """
 
     whole: Moments
@@ -49,11 +52,14 @@ class DualSet:
     whole_captions: tuple[int, ...]
     part_captions: tuple[int, ...]
     blank: int | None = None
+    captions: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         counts = {len(self.whole), len(self.part), len(self.whole_captions), len(self.part_captions)}
         if len(counts) != 1 or counts == {0}:
             raise ValueError(f"images, parts and captions must be as many, at least one; got {sorted(counts)}")
+        if self.captions is not None and len(self.captions) != len(self.text):
+            raise ValueError(f"{len(self.captions)} captions in words and {len(self.text)} embedded; the same ones")
 
 
 @dataclass(frozen=True)
@@ -109,11 +115,12 @@ def train_dual(
 
     L = mean over both branches of (prediction - target)^2, with one timestep per pair, shared by its branches, and
     noise of each branch's own (half the paper's sum of two expectations). A probe of it, over the same few pairs,
-    timesteps and noises every time, is logged before the first step and with every checkpoint.
+    timesteps and noises every time, is logged before the first step and with every checkpoint. An adapter's LoRA of the
+    text encoder is trained by the same loss and optimizer; then each step embeds the captions of its batch.
 
     Args:
-        backbone: frozen; its own attention is back when this returns or raises.
-        adapter: made for this backbone's U-Net, on its device, float32.
+        backbone: frozen; its own attention and text encoder are back when this returns or raises.
+        adapter: made for this backbone, on its device, float32.
         shots: the few pairs.
         settings: steps and batch.
         seed: root seed of every draw.
@@ -127,8 +134,9 @@ def train_dual(
 
     Raises:
         TrainingError: if a loss is not finite.
-        ValueError: if backgrounds are missing, not wanted, or not as many as the shots, or if text is to be dropped and
-            there is no empty caption.
+        BackboneError: if the adapter was made for another U-Net or text encoder.
+        ValueError: if backgrounds are missing, not wanted, or not as many as the shots, if text is to be dropped and
+            there is no empty caption, or if captions are to be embedded at every step and are not there in words.
     """
     schedule = backbone.schedule
     device = backbone.device
@@ -137,15 +145,26 @@ def train_dual(
     if backgrounds is not None and len(backgrounds) != len(shots.whole):
         raise ValueError(f"{len(backgrounds)} backgrounds and {len(shots.whole)} images; one each")
 
+    if adapter.text is not None and shots.captions is None:
+        raise ValueError("the adapter has a LoRA of the text encoder and the shots have no captions in words")
+
     doing = f"training {' '.join(str(part) for part in address)}"
 
+    def embedded(captions: list[int]) -> TextEmbedding:
+        if adapter.text is None or shots.captions is None:
+            return shots.text.rows(captions)
+        distinct = sorted(set(captions))
+        text = backbone.text.embed([shots.captions[caption] for caption in distinct])
+        return text.rows([distinct.index(caption) for caption in captions])
+
+    @torch.no_grad()
     def see(step: int, whole: StepDraws) -> None:
         assert backgrounds is not None
         rows = whole.rows.to(backgrounds.mean.device)
         generator = torch_generator(seed_for(seed, *address, "background", "step", step))
         posterior, noise = torch.randn(2, *whole.noise.shape, generator=generator)
         clean = backgrounds.rows(rows).sample(posterior.to(rows.device)).to(device)
-        text = shots.text.rows([shots.whole_captions[row] for row in whole.rows.tolist()])
+        text = embedded([shots.whole_captions[row] for row in whole.rows.tolist()])
         noisy = schedule.add_noise(clean, noise.to(device), whole.timesteps)
         see_background(backbone, noisy, timesteps=whole.timesteps, text=text)
 
@@ -160,7 +179,7 @@ def train_dual(
         timesteps = whole.timesteps.repeat(2)
         if backgrounds is not None:
             see(step, whole)
-        output = backbone.predict(schedule.add_noise(clean, noise, timesteps), timesteps, shots.text.rows(captions))
+        output = backbone.predict(schedule.add_noise(clean, noise, timesteps), timesteps, embedded(captions))
         gamma = settings.min_snr_gamma
         weights = None if gamma is None else min_snr_weights(schedule, timesteps, gamma=gamma)
         return denoising_loss(output, schedule.target(clean, noise, timesteps), weights=weights)
@@ -202,18 +221,19 @@ def train_dual(
     attach(backbone.unet, adapter)
     try:
         check_backgrounds(backbone.unet, given=backgrounds is not None)
-        before = probe(0)  # a checkpoint is put into the adapter later
-        result = run_steps(
-            step_loss,
-            dict(adapter.named_parameters()),
-            settings.loop,
-            accelerator=accelerator,
-            checkpoints=checkpoints,
-            key=key,
-            doing=doing,
-            after=taken,
-        )
-        return DualResult(before, probe(settings.loop.steps), result.losses, result.resumed_from)
+        with adapted(backbone.text, adapter.text):
+            before = probe(0)  # a checkpoint is put into the adapter later
+            result = run_steps(
+                step_loss,
+                dict(adapter.named_parameters()),
+                settings.loop,
+                accelerator=accelerator,
+                checkpoints=checkpoints,
+                key=key,
+                doing=doing,
+                after=taken,
+            )
+            return DualResult(before, probe(settings.loop.steps), result.losses, result.resumed_from)
     finally:
         detach(backbone.unet)
 

@@ -152,6 +152,7 @@ class LatentDiffusion:
             images.append(from_unit(pixels))
         return np.concatenate(images)
 
+    @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> TextEmbedding:
         """Token states of prompts, [B, L, d], and a mask if padding is to be hidden; made once, used for many steps."""
         return self.text.embed(prompts)

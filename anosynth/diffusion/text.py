@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
+from transformers.models.clip.modeling_clip import CLIPAttention
 
 from anosynth.errors import BackboneError
 
@@ -56,9 +57,15 @@ class TextEncoder(Protocol):
     def embed(self, prompts: Sequence[str]) -> TextEmbedding:
         """Token states of each prompt, [B, L, d] with L the same in every call, and the mask if padding is hidden.
 
+        The weights are frozen; gradients reach whatever else is trainable in it, unless the caller switched them off.
+
         Raises:
             BackboneError: if a prompt holds tokens unknown to the vocabulary.
         """
+        ...
+
+    def attention_projections(self) -> Mapping[str, nn.Linear]:
+        """The maps q, k, v and out of every self-attention layer, by `<number of the layer>.<map>`, in their order."""
         ...
 
     def move(self, *, device: torch.device, dtype: torch.dtype) -> None:
@@ -119,10 +126,18 @@ class ClipText:
             )
         return ids
 
-    @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> TextEmbedding:
         """See `TextEncoder.embed`."""
         return TextEmbedding(self.model(self.token_ids(prompts).to(self.model.device)).last_hidden_state)
+
+    def attention_projections(self) -> dict[str, nn.Linear]:
+        """See `TextEncoder.attention_projections`."""
+        layers = [module for module in self.model.modules() if isinstance(module, CLIPAttention)]
+        return {
+            f"{number}.{name}": base
+            for number, layer in enumerate(layers)
+            for name, base in (("q", layer.q_proj), ("k", layer.k_proj), ("v", layer.v_proj), ("out", layer.out_proj))
+        }
 
     def move(self, *, device: torch.device, dtype: torch.dtype) -> None:
         """See `TextEncoder.move`."""

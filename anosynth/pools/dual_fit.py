@@ -1,6 +1,7 @@
 """Training a pair adapter on the anomalous shots: their views, their parts, and the rule of their masks.
 
-DualAnoDiff (Jin et al. 2025), section 3. The autoencoder and the text encoder are asked once, before the first step.
+DualAnoDiff (Jin et al. 2025), section 3. The autoencoder and the text encoder are asked once, before the first step;
+with a LoRA of the text encoder, that one at every step.
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ def fit(
     """Train the adapter of a subject and store it; a run that was stopped goes on from its last checkpoint.
 
     Args:
-        backbone: open; its U-Net is as before when this returns or raises.
+        backbone: open; its networks are as before when this returns or raises.
         shots: by defect, the anomalous shots, of any sizes.
         subject: whose adapter.
         spec: the method.
@@ -170,8 +171,9 @@ def fit(
     }
     adapter = DualAdapter(
         backbone.unet,
-        DualShape(spec.mode, spec.rank, spec.alpha, spec.inner, spec.background),
+        DualShape(spec.mode, spec.rank, spec.alpha, spec.inner, spec.background, spec.text_rank),
         generator=torch_generator(seed_for(subject.seed, STAGE, subject.category, "adapter")),
+        text=backbone.text,
     ).to(backbone.device)
     fingerprint = subject.fingerprint(spec, compute)
     seen = {defect: all_views(pairs, subject, spec) for defect, pairs in sized.items()}
@@ -322,13 +324,15 @@ def shot_set(
     """
     numbers = [number for number, made in enumerate(seen.values()) for _ in made]
     everything = [view for made in seen.values() for view in made]
+    captions = ("", *(text for defect in seen for text in prompts[defect]))
     return DualSet(
         backbone.encode_moments([image for image, _ in everything]),
         backbone.encode_moments([masks.neutral_part(image, mask, key=key) for image, mask in everything]),
-        backbone.embed(["", *(text for defect in seen for text in prompts[defect])]),
+        backbone.embed(captions),
         tuple(2 * number + 1 for number in numbers),
         tuple(2 * number + 2 for number in numbers),
         blank=0,
+        captions=captions,
     )
 
 

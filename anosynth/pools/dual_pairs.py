@@ -17,6 +17,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from anosynth.diffusion.background import background_image
+from anosynth.diffusion.dual import draws_pairs
 from anosynth.diffusion.dual_sample import DualPrompts, draw_pairs
 from anosynth.diffusion.latent import LatentDiffusion
 from anosynth.diffusion.solver import SamplerSettings
@@ -102,7 +103,7 @@ def prepare(
     """Encode the normals and the prompts.
 
     Args:
-        backbone: what draws.
+        backbone: what draws, inside `dual_sample.two_branches`: prompts are embedded as the adapter reads them.
         parents: real normals of any size, at least one.
         shots: anomalous shots of the defect, of any size, at least one.
         adapter: digest of the adapter.
@@ -112,7 +113,10 @@ def prepare(
 
     Raises:
         BackboneError: if the adapter was not trained on this defect.
+        ValueError: outside of `dual_sample.two_branches`.
     """
+    if not draws_pairs(backbone.unet):
+        raise ValueError("prompts of pairs are embedded inside dual_sample.two_branches, as the adapter reads them")
     if defect not in terms.prompts:
         raise BackboneError(
             f"the pair adapter draws {', '.join(terms.prompts)} and not {defect}; run personalize_pairs again"

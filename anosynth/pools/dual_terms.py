@@ -15,8 +15,8 @@ ALGORITHM = 1
 
 _TRAINING = frozenset(
     {
-        "kind", "mode", "rank", "alpha", "inner", "background", "half_precision", "shared", "steps", "lr", "batch_size",
-        "min_snr_gamma", "text_dropout", "views", "max_shift_ratio", "prompt", "part_prompt", "key",
+        "kind", "mode", "rank", "alpha", "inner", "background", "text_rank", "half_precision", "shared", "steps", "lr",
+        "batch_size", "min_snr_gamma", "text_dropout", "views", "max_shift_ratio", "prompt", "part_prompt", "key",
         "candidates", "candidate_draws",
     }
 )  # fmt: skip
@@ -105,8 +105,12 @@ def drawing(spec: DualAnoDiffMethod) -> Drawing:
 
 
 def training_values(spec: DualAnoDiffMethod) -> dict[str, object]:
-    """The values of a method that shape its adapter, as JSON."""
-    return spec.model_dump(mode="json", include=set(_TRAINING))
+    """The values of a method that shape its adapter, as JSON.
+
+    A LoRA of the text encoder is named where there is one: adapters without it keep the digests they had before it.
+    """
+    named = _TRAINING if spec.text_rank else _TRAINING - {"text_rank"}
+    return spec.model_dump(mode="json", include=set(named))
 
 
 def drawing_values(spec: DualAnoDiffMethod) -> dict[str, object]:
