@@ -533,6 +533,11 @@ class DualAnoDiffMethod(Section):
     key: Literal["chosen", "grey"] = Field(
         "chosen", description="neutral colour around the part: far from the shots' defects, or the paper's grey"
     )
+    masks: Literal["learned", "threshold"] = Field(
+        "learned",
+        description="how a drawn part becomes a mask: by a small network learned on the shots, if it finds masks better "
+        "that it did not see, or by calibrated thresholds alone",
+    )
     candidates: int = Field(
         1,
         ge=1,

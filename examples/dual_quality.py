@@ -184,7 +184,13 @@ class Quality:
 
     def _masks(self, scene: Scene) -> dict[str, object]:
         found = {
-            defect: recovery(scene.shots[defect], scene.groups[defect], self._workshop.seen, key=self._spec.key)
+            defect: recovery(
+                scene.shots[defect],
+                scene.groups[defect],
+                self._workshop.seen,
+                key=self._spec.key,
+                reading=self._spec.masks,
+            )
             for defect, _ in scene.defects
         }
         return {

@@ -225,7 +225,12 @@ class Workshop:
 
 
 def recovery(
-    shots: Sequence[RealPair], groups: Sequence[str], see: See, *, key: Literal["chosen", "grey"]
+    shots: Sequence[RealPair],
+    groups: Sequence[str],
+    see: See,
+    *,
+    key: Literal["chosen", "grey"],
+    reading: Literal["learned", "threshold"],
 ) -> tuple[float, float]:
     """How well masks are found again in the shots' own parts, after the autoencoder.
 
@@ -233,7 +238,8 @@ def recovery(
         shots: of one defect type, of one size.
         groups: of each shot.
         see: what the autoencoder makes of parts.
-        key: "chosen" or "grey", as `dual_fit.mask_rule`.
+        key: "chosen" or "grey", as of `dual_fit.mask_rule`.
+        reading: "learned" or "threshold", as of `dual_fit.mask_rule`.
 
     Returns:
         Mean IoU of the rule calibrated on these shots, and of rules calibrated without the group they are asked about.
@@ -252,12 +258,12 @@ def recovery(
         for part, one in zip(parts, asked, strict=True):
             yield masks.iou(masks.part_mask(part, rule), one.mask)
 
-    own = list(found(dual_fit.mask_rule(shots, key=key, see=remembering), shots))
+    own = list(found(dual_fit.mask_rule(shots, key=key, reading=reading, see=remembering, seed=SEED), shots))
     honest: list[float] = []
     for group in dict.fromkeys(groups):
         rest = [one for one, its in zip(shots, groups, strict=True) if its != group]
         left_out = [one for one, its in zip(shots, groups, strict=True) if its == group]
-        honest += found(dual_fit.mask_rule(rest, key=key, see=remembering), left_out)
+        honest += found(dual_fit.mask_rule(rest, key=key, reading=reading, see=remembering, seed=SEED), left_out)
     return float(np.mean(own)), float(np.mean(honest))
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     View = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 STAGE = "personalize_pairs"
-ALGORITHM = 1
+ALGORITHM = 2
 """Raised whenever equal values give another adapter."""
 
 MIN_SHOTS = 2
@@ -161,7 +161,16 @@ def fit(
     for defect, pairs in sized.items():
         check_shots(pairs, category=subject.category, defect=defect)
     everything = [pair for pairs in sized.values() for pair in pairs]
-    rule = mask_rule(everything, key=spec.key, see=lambda parts: list(backbone.decode(backbone.encode(parts))))
+    rules = {
+        defect: mask_rule(
+            pairs,
+            key=spec.key,
+            reading=spec.masks,
+            see=lambda parts: list(backbone.decode(backbone.encode(parts))),
+            seed=seed_for(subject.seed, STAGE, subject.category, defect, "masks"),
+        )
+        for defect, pairs in sized.items()
+    }
     prompts = {
         defect: (
             spec.prompt.format(name=subject.name, defect=said),
@@ -181,7 +190,7 @@ def fit(
         prompts=prompts,
         shot_ids=subject.shot_ids,
         licence=most_restrictive(pair.licence for pair in everything),
-        rule=rule,
+        rules=rules,
         size_px=subject.size_px,
     )
     steps = candidate_steps(spec)
@@ -198,7 +207,7 @@ def fit(
     result = train_dual(
         backbone,
         adapter,
-        shot_set(backbone, seen, prompts=prompts, key=rule.key),
+        shot_set(backbone, seen, prompts=prompts, keys={defect: rule.key for defect, rule in rules.items()}),
         DualTrainSettings(
             LoopSettings(spec.steps, spec.lr, spec.checkpoint_every, spec.log_every),
             batch_size=spec.batch_size,
@@ -261,20 +270,26 @@ def mask_rule(
     pairs: Sequence[RealPair],
     *,
     key: Literal["chosen", "grey"],
+    reading: Literal["learned", "threshold"],
     see: Callable[[Sequence[NDArray[np.uint8]]], Sequence[NDArray[np.uint8]]],
+    seed: int,
 ) -> masks.MaskRule:
     """Calibrate masks on the shots' own parts, after the autoencoder has been through them once.
 
     Args:
-        pairs: the shots, of one size.
+        pairs: the shots of one defect type, of one size.
         key: the neutral colour on which masks are found best, or the paper's grey.
+        reading: by a small network if that finds masks better that it did not see, or by thresholds alone.
         see: what the autoencoder makes of parts (encoded and decoded).
+        seed: of the network.
     """
     images, real = [pair.image for pair in pairs], [pair.mask for pair in pairs]
     some = slice(None, None, -(-len(pairs) // SHOTS_FOR_KEY))
     neutral = masks.choose_key(images[some], real[some], see=see) if key == "chosen" else masks.GREY
-    parts = [masks.neutral_part(image, mask, key=neutral) for image, mask in zip(images, real, strict=True)]
-    return masks.calibrate(see(parts), real, key=neutral)
+    parts = see([masks.neutral_part(image, mask, key=neutral) for image, mask in zip(images, real, strict=True)])
+    if reading == "threshold" or len(parts) < MIN_SHOTS:
+        return masks.calibrate(parts, real, key=neutral)
+    return masks.learn_rule(parts, real, key=neutral, seed=seed)
 
 
 def views(pair: RealPair, *, count: int, max_shift_ratio: float, mirror: bool, seed: int) -> Iterator[View]:
@@ -312,7 +327,7 @@ def shot_set(
     seen: Mapping[str, Sequence[View]],
     *,
     prompts: Mapping[str, tuple[str, str]],
-    key: tuple[int, int, int],
+    keys: Mapping[str, tuple[int, int, int]],
 ) -> DualSet:
     """Encode every view and its part; captions are the empty one, then two per defect.
 
@@ -320,14 +335,15 @@ def shot_set(
         backbone: whose autoencoder and text encoder.
         seen: views by defect.
         prompts: by defect, of the whole image and the part.
-        key: neutral colour of the parts.
+        keys: by defect, neutral colour of the parts.
     """
     numbers = [number for number, made in enumerate(seen.values()) for _ in made]
     everything = [view for made in seen.values() for view in made]
+    parts = [masks.neutral_part(image, mask, key=keys[defect]) for defect, made in seen.items() for image, mask in made]
     captions = ("", *(text for defect in seen for text in prompts[defect]))
     return DualSet(
         backbone.encode_moments([image for image, _ in everything]),
-        backbone.encode_moments([masks.neutral_part(image, mask, key=key) for image, mask in everything]),
+        backbone.encode_moments(parts),
         backbone.embed(captions),
         tuple(2 * number + 1 for number in numbers),
         tuple(2 * number + 2 for number in numbers),

@@ -229,7 +229,7 @@ def draw(
         backgrounds=None if generator.backgrounds is None else generator.backgrounds[starts],
     )
     for start, whole, part in zip(starts, wholes, parts, strict=True):
-        mask = part_mask(part, generator.terms.rule)
+        mask = part_mask(part, generator.terms.rules[generator.defect])
         if not mask.any() or mask.all():
             yield None
         elif from_noise:
@@ -259,7 +259,7 @@ def _planted(
     )
     image = generator.normals[start].image if made is None else made.image
     mask = np.zeros(image.shape[:2], dtype=np.uint8) if made is None else made.mask
-    return image, neutral_part(image, mask, key=generator.terms.rule.key)
+    return image, neutral_part(image, mask, key=generator.terms.rules[generator.defect].key)
 
 
 def _without_object(normal: RealNormal) -> NDArray[np.uint8]:

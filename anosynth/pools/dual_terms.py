@@ -17,7 +17,7 @@ _TRAINING = frozenset(
     {
         "kind", "mode", "rank", "alpha", "inner", "background", "text_rank", "half_precision", "shared", "steps", "lr",
         "batch_size", "min_snr_gamma", "text_dropout", "views", "max_shift_ratio", "prompt", "part_prompt", "key",
-        "candidates", "candidate_draws",
+        "masks", "candidates", "candidate_draws",
     }
 )  # fmt: skip
 _SHAPELESS = frozenset({"checkpoint_every", "log_every"})
@@ -31,14 +31,14 @@ class DualTerms:
         prompts: by defect, what the whole image and the part are told.
         shot_ids: by defect, sha256 of the shots it was trained on.
         licence: most restrictive licence of all of them.
-        rule: how a part becomes a mask, with the neutral colour.
+        rules: by defect, how a part becomes a mask, with the neutral colour.
         size_px: side of the images it was trained on.
     """
 
     prompts: Mapping[str, tuple[str, str]]
     shot_ids: Mapping[str, tuple[str, ...]]
     licence: str
-    rule: MaskRule
+    rules: Mapping[str, MaskRule]
     size_px: int
 
     def to_json(self) -> dict[str, object]:
@@ -47,7 +47,7 @@ class DualTerms:
             "prompts": {defect: list(told) for defect, told in self.prompts.items()},
             "shot_ids": {defect: list(ids) for defect, ids in self.shot_ids.items()},
             "licence": self.licence,
-            "rule": {**asdict(self.rule), "key": list(self.rule.key)},
+            "rules": {defect: {**asdict(rule), "key": list(rule.key)} for defect, rule in self.rules.items()},
             "size_px": self.size_px,
         }
 
@@ -59,15 +59,16 @@ def terms_from_json(value: Mapping[str, object]) -> DualTerms:
         BackboneError: if something is missing or of another form.
     """
     try:
-        prompts, shot_ids, rule = value["prompts"], value["shot_ids"], value["rule"]
+        prompts, shot_ids, rules = value["prompts"], value["shot_ids"], value["rules"]
         assert isinstance(prompts, dict)
         assert isinstance(shot_ids, dict)
-        assert isinstance(rule, dict)
+        assert isinstance(rules, dict)
+        assert rules.keys() == prompts.keys()
         return DualTerms(
             prompts={defect: (whole, part) for defect, (whole, part) in prompts.items()},
             shot_ids={defect: tuple(ids) for defect, ids in shot_ids.items()},
             licence=str(value["licence"]),
-            rule=MaskRule(**{**rule, "key": tuple(rule["key"])}),
+            rules={defect: MaskRule(**{**rule, "key": tuple(rule["key"])}) for defect, rule in rules.items()},
             size_px=int(str(value["size_px"])),
         )
     except (AssertionError, KeyError, TypeError, ValueError) as error:

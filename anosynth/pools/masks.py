@@ -1,21 +1,24 @@
 """From the anomaly part that a dual-branch generator drew to a mask that fits (in place of a foreign segmenter).
 
 DualAnoDiff (Jin et al. 2025) leaves masks to a salient-object network of another project. The part is drawn on a known
-neutral colour, so its own distance to that colour says where the defect is; what is uncertain, how far from the colour
-is far enough after a decoder, is calibrated on the real shots, whose masks are known.
+neutral colour, so its own distance to that colour says where the defect is; what is uncertain, how that distance is to be
+read after a decoder, is calibrated on the real shots, whose masks are known: by thresholds alone (`calibrate`), or by a
+few convolutions (`learn_rule`), which keep thin lines.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage, stats
 
 from anosynth.errors import DataError
+from anosynth.pools import mask_reader
+from anosynth.seeding import seed_for
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,6 +43,9 @@ _LOWS = (6.0, 9.0, 12.0, 18.0, 26.0, 38.0, 56.0, 84.0)
 _EDGES = (0.0, 0.4, 0.5, 0.6)
 _HIGH_FACTORS = (1.0, 1.5, 2.5)
 _MIN_AREAS = (0.0, 0.0005, 0.002)
+# Of a reader's sureness, on the same scale.
+_SURE_LOWS = (77.0, 102.0, 128.0, 153.0)
+NUM_FOLDS = 4
 # Enough to tell which neutral colour is best.
 _COARSE_LOWS = (12.0, 24.0, 48.0, 84.0)
 _COARSE_EDGES = (0.5,)
@@ -57,6 +63,8 @@ class MaskRule:
         fit: mean IoU on the shots it was calibrated on, [0, 1].
         edge: share of the largest distance nearby (`EDGE_WINDOW_PX`) that a pixel must reach as well: where on a soft
             edge the outline runs, whatever the defect's contrast. 0: no such bound.
+        reader: weights of a learned reader (`mask_reader.to_text`): `high`, `low` and `edge` then bound 255 times its
+            sureness in place of the distance. Empty: the distance itself.
     """
 
     key: tuple[int, int, int]
@@ -65,12 +73,15 @@ class MaskRule:
     min_area: float
     fit: float
     edge: float = 0.0
+    reader: str = ""
 
     def __post_init__(self) -> None:
         if not 0.0 < self.low <= self.high <= 255.0:
             raise ValueError(f"low {self.low} and high {self.high} must satisfy 0 < low <= high <= 255")
         if not 0.0 <= self.edge < 1.0:
             raise ValueError(f"edge is {self.edge}; it is a share and must lie in [0, 1)")
+        if self.reader:
+            mask_reader.from_text(self.reader)
 
 
 def neutral_part(image: NDArray[np.uint8], mask: NDArray[np.uint8], *, key: tuple[int, int, int]) -> NDArray[np.uint8]:
@@ -108,12 +119,13 @@ def choose_key(
     fits = []
     for key in CANDIDATE_KEYS:
         parts = see([neutral_part(image, mask, key=key) for image, mask in zip(images, masks, strict=True)])
-        fits.append(_search(parts, masks, key=key, lows=_COARSE_LOWS, edges=_COARSE_EDGES).fit)
+        distances = [key_distance(part, key=key) for part in parts]
+        fits.append(_search(distances, masks, key=key, lows=_COARSE_LOWS, edges=_COARSE_EDGES).fit)
     return CANDIDATE_KEYS[int(np.argmax(fits))]
 
 
-def key_distance(part: NDArray[np.uint8], *, key: tuple[int, int, int]) -> NDArray[np.float32]:
-    """Largest channel difference to the neutral colour, [H, W] in [0, 255], median of 3 x 3 against decoder noise.
+def key_difference(part: NDArray[np.uint8], *, key: tuple[int, int, int]) -> NDArray[np.float32]:
+    """A part less its ground, float32 [H, W, 3], 8-bit levels.
 
     A drawn part's ground is never quite the neutral colour: its own is taken, the median over the part, as long as that
     lies within `MAX_DRIFT` of the neutral colour (else the defect covers most of the part).
@@ -121,7 +133,12 @@ def key_distance(part: NDArray[np.uint8], *, key: tuple[int, int, int]) -> NDArr
     ground = np.median(part.reshape(-1, 3), axis=0)
     if np.abs(ground - np.array(key)).max() > MAX_DRIFT:
         ground = np.array(key, dtype=np.float64)
-    distance = np.abs(part - ground).max(axis=2).astype(np.float32)
+    return np.asarray((part - ground).astype(np.float32))
+
+
+def key_distance(part: NDArray[np.uint8], *, key: tuple[int, int, int]) -> NDArray[np.float32]:
+    """Largest channel difference to the neutral colour, [H, W] in [0, 255], median of 3 x 3 against decoder noise."""
+    distance = np.abs(key_difference(part, key=key)).max(axis=2)
     return ndimage.median_filter(distance, size=3, mode="nearest")
 
 
@@ -136,7 +153,11 @@ def part_mask(part: NDArray[np.uint8], rule: MaskRule) -> NDArray[np.uint8]:
         uint8 [H, W] in {0, 255}; all zero if the part holds nothing that differs enough. The caller redraws it then:
         an empty mask is never stored.
     """
-    distance = key_distance(part, key=rule.key)
+    if rule.reader:
+        weights = mask_reader.from_text(rule.reader)
+        distance = 255.0 * mask_reader.read(key_difference(part, key=rule.key), weights)
+    else:
+        distance = key_distance(part, key=rule.key)
     regions = _Regions.of(distance, _nearby(distance), low=rule.low, edge=rule.edge)
     kept = regions.kept(high=rule.high, min_area=rule.min_area)[regions.labels]
     return np.where(kept, 255, 0).astype(np.uint8)
@@ -161,12 +182,58 @@ def calibrate(
     """
     if not parts:
         raise DataError("no part to calibrate masks on; give at least one shot with a mask")
-    best = _search(parts, masks, key=key, lows=_LOWS, edges=_EDGES)
+    best = _search([key_distance(part, key=key) for part in parts], masks, key=key, lows=_LOWS, edges=_EDGES)
     if best.fit == 0.0:
         raise DataError(
             f"no threshold finds the shots' defects on the neutral colour {key}; the backbone's VAE does not keep them"
         )
     return best
+
+
+def learn_rule(
+    parts: Sequence[NDArray[np.uint8]], masks: Sequence[NDArray[np.uint8]], *, key: tuple[int, int, int], seed: int
+) -> MaskRule:
+    """Choose between thresholds alone and a reader learned on the shots: what finds masks best that it did not see.
+
+    The reader has to earn its place: its mean IoU over `NUM_FOLDS` folds of shots that it was not fitted to (every shot
+    by itself if there are fewer) must exceed that of the thresholds on the very shots they were chosen on.
+
+    Args:
+        parts: as in `calibrate`; at least two.
+        masks: as in `calibrate`.
+        key: as in `calibrate`.
+        seed: of the reader.
+
+    Returns:
+        A rule whose `fit` is the reader's over left-out shots, or that of `calibrate`.
+
+    Raises:
+        DataError: as `calibrate`.
+    """
+    plain = calibrate(parts, masks, key=key)
+    differences = [key_difference(part, key=key) for part in parts]
+    folds = min(NUM_FOLDS, len(parts))
+
+    def surenesses(learned: Sequence[int], asked: Sequence[int], name: str) -> tuple[str, list[NDArray[np.float32]]]:
+        weights = mask_reader.learn(
+            [differences[at] for at in learned], [masks[at] for at in learned], seed=seed_for(seed, name)
+        )
+        return mask_reader.to_text(weights), [255.0 * mask_reader.read(differences[at], weights) for at in asked]
+
+    unseen: list[NDArray[np.float32]] = [np.zeros((1, 1), np.float32)] * len(parts)
+    for fold in range(folds):
+        asked = list(range(fold, len(parts), folds))
+        for at, found in zip(
+            asked,
+            surenesses([at for at in range(len(parts)) if at % folds != fold], asked, f"fold {fold}")[1],
+            strict=True,
+        ):
+            unseen[at] = found
+    best = _search(unseen, masks, key=key, lows=_SURE_LOWS, edges=(0.0,))
+    if best.fit <= plain.fit:
+        return plain
+    text, _ = surenesses(range(len(parts)), (), "all")
+    return replace(best, reader=text)
 
 
 def iou(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:
@@ -235,7 +302,7 @@ def _nearby(distance: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _search(
-    parts: Sequence[NDArray[np.uint8]],
+    distances: Sequence[NDArray[np.float32]],
     masks: Sequence[NDArray[np.uint8]],
     *,
     key: tuple[int, int, int],
@@ -247,7 +314,6 @@ def _search(
     A sampler's ground is rougher than that of the autoencoder's round trip which the thresholds are found on: specks
     are kept out by `high` and `min_area`. The middle `low` leaves room for defects fainter than the shots'.
     """
-    distances = [key_distance(part, key=key) for part in parts]
     nearby = [_nearby(distance) for distance in distances]
     rules = [MaskRule(key, 1.0, 1.0, 0.0, 0.0)]
     for low, edge in itertools.product(lows, edges):

@@ -18,6 +18,7 @@ SPEC = {
     "views": 2,
     "checkpoint_every": 2,
     "key": "grey",
+    "masks": "threshold",
     "profile": "fast",
     "strength": 0.5,
     "min_confidence": 0.0,

@@ -37,7 +37,7 @@ def test_an_adapter_says_how_to_draw_with_it_and_is_found_in_the_store(backbone:
     terms = terms_from_json(saved.terms)
     assert terms.prompts == {"spot": ("a photo of round plate with dark spot", "dark spot")}
     assert terms.shot_ids == {"spot": tuple(pair.sha256 for pair in shots())}
-    assert terms.rule.key == GREY
+    assert terms.rules["spot"].key == GREY
     assert (terms.licence, terms.size_px) == ("CC0-1.0", 64)
     found = stored_dual(subject(backbone.identity).fingerprint(method(), COMPUTE), blobs)
     assert found is not None

@@ -41,7 +41,7 @@ def generator() -> Iterator[PairsGenerator]:
     )
     terms = terms_from_json(saved.terms)
     # The toy's parts are noise around grey: with these thresholds some of it is a mask and some is not.
-    terms = replace(terms, rule=MaskRule((127, 127, 127), high=40.0, low=25.0, min_area=0.0, fit=0.5))
+    terms = replace(terms, rules={"spot": MaskRule((127, 127, 127), high=40.0, low=25.0, min_area=0.0, fit=0.5)})
     with two_branches(backbone, open_dual(backbone.unet, saved, backbone=backbone.identity)):
         yield prepare(backbone, PARENTS, shots(), adapter=saved.digest, terms=terms, defect="spot")
 
@@ -142,7 +142,9 @@ def test_an_unsure_mask_is_drawn_again_and_the_surest_is_kept(generator: PairsGe
 
 
 def test_parts_without_a_mask_end_in_one_sentence(generator: PairsGenerator) -> None:
-    blind = replace(generator, terms=replace(generator.terms, rule=MaskRule((127, 127, 127), 255.0, 255.0, 0.9, 0.5)))
+    blind = replace(
+        generator, terms=replace(generator.terms, rules={"spot": MaskRule((127, 127, 127), 255.0, 255.0, 0.9, 0.5)})
+    )
     with pytest.raises(DataError, match=r"pairs/plate/spot/dual/000000: no visible defect in 8 draws; the adapter"):
         drawn(blind, 1)
 
@@ -157,7 +159,7 @@ def test_with_background_compensation_each_pair_reads_its_own_parents_ground(mon
     spec = method(background="code", steps=1)
     saved = fit(backbone, {"spot": shots()}, subject(backbone.identity), spec, compute=COMPUTE, store=Blobs())
     assert saved.shape.background == "code"
-    terms = replace(terms_from_json(saved.terms), rule=MaskRule((127, 127, 127), 40.0, 25.0, 0.0, 0.5))
+    terms = replace(terms_from_json(saved.terms), rules={"spot": MaskRule((127, 127, 127), 40.0, 25.0, 0.0, 0.5)})
     given: list[torch.Tensor] = []
     draw = dual_pairs.draw_pairs
 
