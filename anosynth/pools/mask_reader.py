@@ -1,8 +1,8 @@
 """A reader of masks that is learned on a subject's own shots: a few small convolutions over a drawn part.
 
-A threshold on the distance to the neutral colour fails where an autoencoder of factor 8 returns a defect two pixels wide
-as a wider, fainter line with a halo. The shots' masks are known, so how a soft part is to be read can be learned from
-them. The network sees differences to the part's ground alone, 9 px around each pixel.
+A threshold on the distance to the neutral colour fails where an autoencoder of factor 8 returns a defect of two pixels as
+a wider, fainter line with a halo. The shots' masks are known, so how a soft part is to be read can be learned from them.
+The network sees differences to the part's ground alone, 9 px around each pixel.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def learn(
         overlap = (2.0 * (probability * truth).sum() + 1.0) / (probability.sum() + truth.sum() + 1.0)
         loss = functional.binary_cross_entropy_with_logits(logits, truth) + 1.0 - overlap
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         falling.step()
     return torch.cat([weight.detach().flatten() for weight in weights]).numpy()
