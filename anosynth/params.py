@@ -535,8 +535,8 @@ class DualAnoDiffMethod(Section):
     )
     masks: Literal["learned", "threshold"] = Field(
         "learned",
-        description="how a drawn part becomes a mask: by a small network learned on the shots, if it finds masks that it "
-        "did not see better, or by calibrated thresholds alone",
+        description="how a drawn part becomes a mask: by a small network learned on the shots, if it finds masks that "
+        "it did not see better, or by calibrated thresholds alone",
     )
     candidates: int = Field(
         1,

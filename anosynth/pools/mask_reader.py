@@ -1,8 +1,8 @@
 """A reader of masks that is learned on a subject's own shots: a few small convolutions over a drawn part.
 
-A threshold on the distance to the neutral colour fails where an autoencoder of factor 8 returns a defect of two pixels as
-a wider, fainter line with a halo. The shots' masks are known, so how a soft part is to be read can be learned from them.
-The network sees differences to the part's ground alone, 9 px around each pixel.
+A threshold on the distance to the neutral colour fails where an autoencoder of factor 8 returns a defect of two pixels
+as a wider, fainter line with a halo. The shots' masks are known, so how a soft part is to be read can be learned from
+them. The network sees differences to the part's ground alone, 9 px around each pixel.
 """
 
 from __future__ import annotations

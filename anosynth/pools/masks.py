@@ -1,9 +1,9 @@
 """From the anomaly part that a dual-branch generator drew to a mask that fits (in place of a foreign segmenter).
 
 DualAnoDiff (Jin et al. 2025) leaves masks to a salient-object network of another project. The part is drawn on a known
-neutral colour, so its own distance to that colour says where the defect is; what is uncertain, how that distance is to
-be read after a decoder, is calibrated on the real shots, whose masks are known: by thresholds alone (`calibrate`), or by a
-few convolutions (`learn_rule`), which keep thin lines.
+neutral colour, so its own distance to that colour says where the defect is. How that distance is to be read after a
+decoder is calibrated on the real shots, whose masks are known: by thresholds alone (`calibrate`), or by a few
+convolutions (`learn_rule`), which keep thin lines.
 """
 
 from __future__ import annotations
