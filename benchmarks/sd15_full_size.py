@@ -3,7 +3,7 @@
 For each mode it prints the adapter's size in half precision and float32, the seconds of a training step (batch of one
 pair, bf16 autocast) and of a sampling step (one pair with guidance: four rows), and the peak memory of the process so
 far. `default` must stay within 40 MB in half precision; `paper` is the published structure (557 MB in float32 with the
-text encoder's LoRA, which is not among ours). Needs about 8 GB of memory; minutes on a CPU.
+text encoder's LoRA, which is off here). Needs about 8 GB of memory; minutes on a CPU.
 
 Run: python -m benchmarks.sd15_full_size [--size-px 512] [--steps 2] [--modes default paper]
 """

@@ -174,6 +174,38 @@ def test_a_pair_comes_from_an_adapter_that_was_trained_saved_and_read(
         open_dual(sd15.unet, read, backbone="another")
 
 
+def test_a_lora_of_the_text_encoder_is_trained_saved_read_and_draws(sd15: LatentDiffusion, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    images = [rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8) for _ in range(2)]
+    captions = ("a vfx with sks", "sks", "")
+    before = sd15.embed(captions)
+    adapter = DualAdapter(
+        sd15.unet, replace(PLAIN, text_rank=4), generator=torch.Generator().manual_seed(0), text=sd15.text
+    )
+    whole, part = (sd15.encode_moments([image]) for image in images)
+    result = train_dual(
+        sd15,
+        adapter,
+        DualSet(whole, part, before, (0,), (1,), captions=captions),
+        DualTrainSettings(LoopSettings(steps=2, lr=1e-2, checkpoint_every=2, log_every=2), batch_size=1),
+        seed=0,
+        address=("sd15",),
+        accelerator=accelerator_for(ComputeParams(threads=1, dtype="float32", device="cpu")),
+        checkpoints=Blobs(),
+        key="none",
+    )
+    assert np.isfinite(result.losses).all()
+    save_dual(take_dual(adapter, backbone=sd15.identity, half_precision=False, terms={}, facts={}), tmp_path)
+    opened = open_dual(sd15.unet, read_dual(tmp_path), backbone=sd15.identity, text=sd15.text)
+    states = []
+    for one in (adapter, opened):
+        with two_branches(sd15, one):
+            states.append(sd15.embed(captions).states)
+    assert torch.equal(*states)
+    assert not torch.equal(states[0], before.states)
+    assert torch.equal(sd15.embed(captions).states, before.states)
+
+
 def test_an_adapter_of_another_topology_is_refused(sd15: LatentDiffusion) -> None:
     other = toy.build(0).unet
     adapter = DualAdapter(other, PLAIN, generator=torch.Generator().manual_seed(0))

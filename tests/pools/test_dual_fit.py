@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from anosynth.diffusion.latent import LatentDiffusion, open_backbone
 from anosynth.errors import DataError, TrainingError
 from anosynth.params import ComputeParams, ToyBackbone
 from anosynth.pools import dual_fit
 from anosynth.pools.dual_fit import Candidate, Chosen, candidate_steps, fit, stored_dual, views
-from anosynth.pools.dual_terms import terms_from_json
+from anosynth.pools.dual_terms import drawing_values, terms_from_json, training_values
 from anosynth.pools.masks import GREY
 from anosynth.pools.real import RealPair
 from tests.blobs import Blobs
@@ -127,12 +128,41 @@ def test_only_what_shapes_the_adapter_is_in_its_fingerprint() -> None:
     base = subject("b").fingerprint(method(), COMPUTE)
     drawing_only = {"profile": "paper", "strength": 0.9, "redraws": 7, "min_confidence": 0.9, "checkpoint_every": 9}
     training = {"lr": 2e-3, "steps": 4, "prompt": "dirty {defect}", "shared": True, "views": 3, "key": "chosen"}
-    training |= {"candidates": 2, "candidate_draws": 3}
+    training |= {"candidates": 2, "candidate_draws": 3, "text_rank": 2}
     for name, value in drawing_only.items():
         assert subject("b").fingerprint(method(**{name: value}), COMPUTE) == base, name
     for name, value in training.items():
         assert subject("b").fingerprint(method(**{name: value}), COMPUTE) != base, name
     assert subject("c").fingerprint(method(), COMPUTE) != base
+
+
+def test_without_a_lora_of_the_text_encoder_the_fingerprint_is_what_it_was_before_there_was_one() -> None:
+    assert subject("b").fingerprint(method(), COMPUTE) == "56f833d49e3f1ff1fb263d7c0d20cb17"
+    assert subject("b").fingerprint(method(text_rank=0), COMPUTE) == "56f833d49e3f1ff1fb263d7c0d20cb17"
+    assert "text_rank" not in training_values(method())
+    assert training_values(method(text_rank=2))["text_rank"] == 2
+    assert "text_rank" not in drawing_values(method(text_rank=2))
+
+
+@pytest.mark.parametrize("text_rank", [-1, 513, 1.5])
+def test_a_rank_that_is_none_is_refused_by_its_name(text_rank: float) -> None:
+    with pytest.raises(ValidationError, match="text_rank"):
+        method(text_rank=text_rank)
+
+
+@pytest.mark.parametrize("blobs_put", [1, 2, 3])
+def test_with_a_lora_of_the_text_encoder_a_stopped_training_ends_like_an_unbroken_one(
+    backbone: LatentDiffusion, blobs_put: int
+) -> None:
+    whole = chosen(backbone, Blobs(), text_rank=2, lr=1e-2)
+    assert sum(name.startswith("text:") for name in whole.tensors) == 2 * 8
+    blobs = Blobs(stop_after=blobs_put)
+    with pytest.raises(KeyboardInterrupt):
+        chosen(backbone, blobs, text_rank=2, lr=1e-2)
+    blobs.stop_after = None
+    resumed = chosen(backbone, blobs, text_rank=2, lr=1e-2)
+    assert resumed.digest == whole.digest
+    assert resumed.facts == whole.facts
 
 
 def test_the_autoencoder_and_the_text_encoder_are_not_asked_once_training_runs(

@@ -154,6 +154,12 @@ def test_a_defect_that_the_adapter_never_saw_is_refused(generator: PairsGenerato
         prepare(generator.backbone, PARENTS, shots(), adapter="a", terms=generator.terms, defect="hole")
 
 
+def test_prompts_are_not_embedded_where_the_adapter_is_not_at_work(generator: PairsGenerator) -> None:
+    backbone = open_backbone(ToyBackbone(kind="toy", seed=0), compute=COMPUTE)
+    with pytest.raises(ValueError, match=r"prompts of pairs are embedded inside dual_sample\.two_branches"):
+        prepare(backbone, PARENTS, shots(), adapter="a", terms=generator.terms, defect="spot")
+
+
 def test_with_background_compensation_each_pair_reads_its_own_parents_ground(monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = open_backbone(ToyBackbone(kind="toy", seed=0), compute=COMPUTE)
     spec = method(background="code", steps=1)

@@ -131,6 +131,31 @@ def test_a_checkpoint_is_chosen_by_what_each_draws(project: Path, capsys: pytest
     assert "found in the store" not in capsys.readouterr().out
 
 
+def test_a_lora_of_the_text_encoder_is_trained_kept_and_draws_the_pool(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn = {}
+    for rank in (0, 2):
+        change(project, "methods", {"dual": {**DUAL, "text_rank": rank, "candidates": 2, "candidate_draws": 2}})
+        layout = train(project)
+        adapter = read_dual(layout.pair_adapter("washer", "scratch", "dual"))
+        assert adapter.shape.text_rank == rank
+        assert sum(name.startswith("text:") for name in adapter.tensors) == (16 if rank else 0)
+        call(generate_pairs.run, project, **KEYS, method="dual")
+        assert "(2 made now)" in capsys.readouterr().out
+        place = layout.pairs("washer", "scratch", "dual")
+        assert verify_folder(place) == []
+        drawn[rank] = list(read_samples(place))
+        assert {sample.provenance.adapter for sample in drawn[rank]} == {adapter.digest}
+    assert len(drawn[2]) == 6
+    assert any(a.image.tobytes() != b.image.tobytes() for a, b in zip(drawn[0], drawn[2], strict=True))
+    train(project)
+    call(generate_pairs.run, project, **KEYS, method="dual")
+    said = capsys.readouterr().out
+    assert "found in the store" in said
+    assert "(0 made now)" in said
+
+
 def test_a_pool_is_not_drawn_with_the_adapter_of_another_backbone(project: Path) -> None:
     train(project)
     change(project, "backbone", {"kind": "toy", "seed": 1})
