@@ -25,8 +25,8 @@ CHANNELS = 12
 _SHAPES = ((CHANNELS, 4, 5, 5), (CHANNELS,), (CHANNELS, CHANNELS, 3, 3), (CHANNELS,), (1, CHANNELS, 3, 3), (1,))
 _COUNT = sum(int(np.prod(shape)) for shape in _SHAPES)
 
-STEPS = 160
-CROPS = 12
+STEPS = 120
+CROPS = 8
 CROP_PX = 40
 LR = 1e-2
 SCALE = 64.0
