@@ -582,7 +582,11 @@ class GeneratePairsParams(Section):
     shard_rows: int = Field(ge=1)
     batch_size: int = Field(ge=1)
     max_attempts: int = Field(32, ge=1, le=1000, description="draws of one sample before the stage gives up")
-    parents: Literal["shots", "train"] = Field("shots", description="real normals that defects are put into")
+    parents: Literal["shots", "train", "unlike"] = Field(
+        "shots",
+        description="real normals that defects are put into: the normal shots; all that train; or of these the ones "
+        "that no anomalous shot resembles more than shots of different groups resemble each other",
+    )
 
 
 class ScreenParams(Section):

@@ -29,7 +29,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +46,7 @@ from anosynth.params import (
     load_params,
 )
 from anosynth.samples import Sample
-from anosynth.screening.ceiling import similarity_ceiling
+from anosynth.screening.ceiling import similarity_ceiling, unlike_shots
 from anosynth.screening.memorization import NearestShot
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -224,13 +224,17 @@ class Quality:
         scene = self._screws(None)
         defect, size_px = scene.defects[0][0], self._sizes.size_px
         adapter = self._workshop.adapter(scene, [defect], self._spec, size_px=size_px)
+        shots, normals = [one.image for one in scene.shots[defect]], [one.image for one in scene.normals]
+        kept = unlike_shots(normals, shots, scene.groups[defect])  # generate_pairs.parents of examples/bsdata
+        made_on = replace(scene, normals=tuple(scene.normals[at] for at in kept))
         samples = self._workshop.pool(
-            scene, defect, self._spec, name="all", n=self._sizes.bsdata_pairs, size_px=size_px, adapter=adapter
+            made_on, defect, self._spec, name="all", n=self._sizes.bsdata_pairs, size_px=size_px, adapter=adapter
         )
         pool = self._workshop.judged(scene, defect, samples)
-        sheet(samples, pool.verdicts, [one.image for one in scene.shots[defect]], self._out / "bsdata.png")
+        sheet(samples, pool.verdicts, shots, self._out / "bsdata.png")
         return {
             "pairs": len(samples),
+            "parents": len(kept),
             "accepted_ratio": len(pool.kept) / len(samples),
             "refused": dict(Counter(one.reason for one in pool.verdicts if one.reason)),
             "memorization": pool.copies.to_json(),

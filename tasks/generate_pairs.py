@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, assert_never
 
+from anosynth.errors import DataError
 from anosynth.features import foreground
 from anosynth.fingerprint import digest_value
 from anosynth.layout import Layout
@@ -21,6 +22,7 @@ from anosynth.pools import dual_terms, pairs
 from anosynth.pools.real import RealNormal, RealPair
 from anosynth.progress import track
 from anosynth.samples import Record
+from anosynth.screening.ceiling import unlike_shots
 from anosynth.shards.manifest import seal
 from anosynth.shards.plan import plan_shards
 from anosynth.shards.store import ShardStore
@@ -47,8 +49,8 @@ def run(
 ) -> None:
     """Write data/pairs/<category>/<defect>/<method>; with `only`, put these shards into the store and seal nothing."""
     shots = open_shots(layout.shots(category), layout.index(category))
-    normal_records = _parent_records(shots, generate_pairs.parents)
     anomalous_records = [shot.record for shot in shots.lock.anomalous.get(defect, ())]
+    normal_records = _parent_records(shots, generate_pairs.parents, anomalous_records)
     adapter: SavedDual | None = None
     match method_spec:
         case DualAnoDiffMethod():
@@ -126,12 +128,30 @@ def run(
     print(f"generate_pairs: {manifest.rows} {what} in {len(jobs)} shards ({len(missing)} made now), in {folder}")
 
 
-def _parent_records(shots: OpenShots, parents: str) -> list[Record]:
-    """Records of the real normals that defects are put into, in a fixed order."""
+def _parent_records(shots: OpenShots, parents: str, anomalous: list[Record]) -> list[Record]:
+    """Records of the real normals that defects are put into, in a fixed order.
+
+    Raises:
+        DataError: if no normal is unlike the shots.
+    """
     if parents == "shots":
         return [shot.record for shot in shots.lock.normal]
     trains = (one for one in shots.images.records if one.role == "train" and one.defect is None)
-    return sorted(trains, key=lambda record: record.path)
+    records = sorted(trains, key=lambda record: record.path)
+    if parents == "train":
+        return records
+    images = shots.images
+    kept = unlike_shots(
+        [images.image(one) for one in records],
+        [images.image(one) for one in anomalous],
+        [one.group for one in anomalous],
+    )
+    if not kept:
+        raise DataError(
+            f"each of the {len(records)} training normals resembles an anomalous shot more than shots of different "
+            "groups resemble each other; set generate_pairs.parents to train"
+        )
+    return [records[at] for at in kept]
 
 
 if __name__ == "__main__":

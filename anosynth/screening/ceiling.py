@@ -15,7 +15,7 @@ import numpy as np
 
 from anosynth.fingerprint import digest_pixels
 from anosynth.samples import Verdict
-from anosynth.screening.memorization import NearestShot
+from anosynth.screening.memorization import MAX_REFERENCES, NearestShot
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -108,6 +108,35 @@ def similarity_ceiling(
         num_pairs=len(pairs),
         num_groups=len(set(groups)),
     )
+
+
+def unlike_shots(
+    normals: Sequence[NDArray[np.uint8]], shots: Sequence[NDArray[np.uint8]], groups: Sequence[str]
+) -> tuple[int, ...]:
+    """Which normal images repeat no shot: what pairs are made on, if their surroundings are not to be a shot's again.
+
+    A defect drawn into a picture of the very place and light of a shot is counted as a copy of that shot, however new
+    the defect is.
+
+    Args:
+        normals: uint8 RGB [H, W, 3].
+        shots: anomalous shots of one defect type.
+        groups: group of each shot.
+
+    Returns:
+        Indices of the normals whose nearest shot is no more like them than `Ceiling.value`, in order; all of them if
+        the shots come from one group.
+    """
+    ceiling = similarity_ceiling(shots, groups, others=normals)
+    if ceiling is None:
+        return tuple(range(len(normals)))
+    half = min(MAX_REFERENCES, len(normals) // 2)
+    kept: list[int] = []
+    # In two parts, each held against the other: an image that is itself regressed out resembles nothing.
+    for asked, others in ((range(half), normals[half:]), (range(half, len(normals)), normals[:half])):
+        nearest = NearestShot(shots, others=others)
+        kept += [at for at in asked if nearest.match(normals[at]).similarity <= ceiling.value]
+    return tuple(kept)
 
 
 def count_copies(

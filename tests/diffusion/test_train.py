@@ -162,9 +162,10 @@ def test_only_the_adapter_changes_and_every_matrix_of_it_that_can_does(
     remove_lora(own_backbone.unet)
     _, parameters = fit(own_backbone, ShardStore(tmp_path), settings(3))
     kept = {name for name, value in parameters.items() if torch.equal(value, start[name])}
-    # At 64 px the middle block has one cell: attention among one has nothing to choose, q and k get no gradient.
+    # At 64 px the middle block has one cell: attention among one has nothing to choose, q and k get no gradient, or one
+    # of rounding alone, which Adam takes for a step all the same.
     middle = "mid_block.attentions.0.transformer_blocks.0.attn1"
-    assert kept == {f"{middle}.to_q.lora_B.weight", f"{middle}.to_k.lora_B.weight"}
+    assert kept <= {f"{middle}.to_q.lora_B.weight", f"{middle}.to_k.lora_B.weight"}
     assert len(start) == len(parameters) == 160
     remove_lora(own_backbone.unet)
     after = own_backbone.unet.state_dict()

@@ -6,7 +6,7 @@ import pytest
 from anosynth.imaging import resize_image
 from anosynth.params import ScreenParams
 from anosynth.samples import Verdict
-from anosynth.screening.ceiling import Ceiling, Copies, count_copies, similarity_ceiling
+from anosynth.screening.ceiling import Ceiling, Copies, count_copies, similarity_ceiling, unlike_shots
 from anosynth.screening.memorization import NearestShot
 from anosynth.sources.procedural.render import render
 
@@ -102,3 +102,23 @@ def test_what_cannot_be_said_is_none() -> None:
     assert unknown == Copies(1, None, None, None, None, 0.0, None, None, None)
     nothing = count_copies([], measure="shot_similarity", gate=0.8, duplicate_gate=0.9, ceiling=Ceiling(0.4, 0.6, 2, 2))
     assert (nothing.samples, nothing.above_ceiling_ratio, nothing.duplicate_ratio) == (0, None, None)
+
+
+def test_a_normal_that_shows_a_shots_own_picture_is_left_out() -> None:
+    washers = [render("washer", defect=None, seed=at, size_px=64).image for at in range(6)]
+    shots = [render("washer", defect="scratch", seed=200 + at, size_px=64) for at in range(4)]
+    groups = [f"part {at}" for at in range(4)]
+    again = np.where(shots[2].mask[:, :, None] > 0, np.uint8(128), shots[2].image)
+    normals = [*washers, again]
+    kept = unlike_shots(normals, [one.image for one in shots], groups)
+    assert len(washers) not in kept
+    ceiling = similarity_ceiling([one.image for one in shots], groups, others=normals)
+    assert ceiling is not None
+    likeness = [
+        NearestShot([one.image for one in shots], others=others).match(one).similarity
+        for one, others in zip(normals, [normals[3:]] * 3 + [normals[:3]] * 4, strict=True)
+    ]
+    assert kept == tuple(at for at, similarity in enumerate(likeness) if similarity <= ceiling.value)
+    assert likeness[-1] > 0.9
+    assert unlike_shots(normals, [one.image for one in shots], ["one part"] * 4) == tuple(range(len(normals)))
+    assert unlike_shots(normals, [], []) == tuple(range(len(normals)))

@@ -106,6 +106,20 @@ def test_all_training_normals_may_be_parents_and_no_other(project: Path) -> None
     assert len(allowed) > 4
 
 
+def test_normals_that_repeat_a_shot_may_be_kept_from_being_parents(project: Path) -> None:
+    change(project, "generate_pairs", {"n": 12, "parents": "unlike"})
+    layout = Layout(project)
+    # two shots of flat little washers hardly resemble each other, and every sound one resembles a shot more than that
+    with pytest.raises(DataError, match=r"each of the 6 training normals .*; set generate_pairs\.parents to train"):
+        call(generate_pairs.run, project, **KEYS, method="cutpaste")
+    lock = read_lock(layout.shots("washer"))
+    write_lock(type(lock)(lock.category, lock.method, lock.seed, lock.normal, {}, lock.sealed), layout.shots("washer"))
+    call(generate_pairs.run, project, **KEYS, method="perlin")  # without a shot there is nothing to repeat
+    images = open_shots(layout.shots("washer"), layout.index("washer")).images
+    allowed = {one.sha256 for one in images.records if one.role == "train" and one.defect is None}
+    assert set(read_rows(folder(layout, "perlin"), ["parent_id"])["parent_id"].to_pylist()) == allowed
+
+
 def test_cutpaste_without_anomalous_shots_says_what_to_do_and_perlin_works(project: Path) -> None:
     layout = Layout(project)
     lock = read_lock(layout.shots("washer"))
