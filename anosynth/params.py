@@ -130,6 +130,13 @@ class ObjectParams(Section):
     name: str = Field(min_length=1, max_length=80, description='as said in a prompt, for example "steel washer"')
     folder: str | None = Field(None, description="the category's folder or name in the source; default: the slug")
     mirror: bool = Field(False, description="a left-right mirror image is still a normal one: training may flip it")
+    max_turn_deg: float = Field(
+        180.0,
+        ge=0.0,
+        le=180.0,
+        description="a defect of it that is turned by up to so much is still one: dualanodiff plants it turned; small "
+        "where parts always lie one way and defects follow a direction",
+    )
     defect_names: dict[Slug, str] = Field(default_factory=dict, description="as said in a prompt; default: the slug")
     defect_folders: dict[Slug, str] = Field(default_factory=dict, description="in the source; default: the slug")
 
@@ -554,8 +561,18 @@ class DualAnoDiffMethod(Section):
         "paper: plms (PNDM), 100 steps, guidance 2.5, one pair at a time",
     )
     strength: PositiveFraction = Field(
-        0.6,
+        0.3,
         description="share of T a real normal with a planted defect is re-noised by; 1: from noise (paper)",
+    )
+    place: Literal["matched", "anywhere"] = Field(
+        "matched",
+        description="where a shot's defect is planted: where the object looks as around the defect in its shot, or "
+        "anywhere on the object",
+    )
+    detail: Fraction = Field(
+        0.5,
+        description="share of the fine detail of the planted defect that is given back after drawing, as far as the "
+        "autoencoder cannot show it; without a parent there is none",
     )
     blend_px: float | None = Field(
         4.0, ge=0.0, le=64.0, description="width of the seam outside of which the normal's pixels return; null: none do"

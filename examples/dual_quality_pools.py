@@ -106,6 +106,7 @@ class Workshop:
             name=scene.name,
             defects=tuple(one for one in scene.defects if one[0] in defects),
             mirror=scene.mirror,
+            max_turn_deg=scene.max_turn_deg,
             shot_ids={defect: tuple(shot.sha256 for shot in scene.shots[defect]) for defect in defects},
             size_px=size_px,
             backbone=self.identity,

@@ -48,6 +48,7 @@ class Scene:
         name: the object as said in a prompt.
         defects: slug and name of each defect type.
         mirror: whether mirrored shots are shots.
+        max_turn_deg: how far a defect may be turned.
         normals: what defects are put into, square, of one size.
         shots: by defect, of the same size.
         groups: by defect, of each shot.
@@ -59,6 +60,7 @@ class Scene:
     name: str
     defects: tuple[tuple[str, str], ...]
     mirror: bool
+    max_turn_deg: float
     normals: tuple[RealNormal, ...]
     shots: Mapping[str, tuple[RealPair, ...]]
     groups: Mapping[str, tuple[str, ...]]
@@ -72,7 +74,7 @@ class Scene:
         shots = {name: [[one.sha256, digest_pixels(one.mask)] for one in some] for name, some in self.shots.items()}
         return digest_value(
             {
-                "said": [self.category, self.name, [list(one) for one in self.defects], self.mirror],
+                "said": [self.category, self.name, [list(one) for one in self.defects], self.mirror, self.max_turn_deg],
                 "normals": [one.sha256 for one in self.normals],
                 "shots": shots,
                 "groups": {name: list(some) for name, some in self.groups.items()},
@@ -106,6 +108,7 @@ def procedural(
         name=NAMES[category],
         defects=tuple((defect, defect.replace("_", " ")) for defect in defects),
         mirror=True,
+        max_turn_deg=180.0,
         normals=parents,
         shots=pairs,
         groups={defect: tuple(str(at) for at in range(shots)) for defect in defects},
@@ -161,6 +164,7 @@ def ball_screw(folder: str, *, size_px: int, fold: int | None = None) -> Scene:
         name=obj.name,
         defects=((defect, obj.defect_names.get(defect, defect)),),
         mirror=obj.mirror,
+        max_turn_deg=obj.max_turn_deg,
         normals=resize_normals(parents, size_px=size_px),
         shots={defect: resize_pairs(found[False], size_px=size_px)},
         groups={defect: tuple(item.group for item in seen if item.defect is not None)},

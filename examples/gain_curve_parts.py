@@ -68,6 +68,7 @@ class Parts:
         name: as said in a prompt.
         defects: slugs.
         mirror: whether a mirrored part is a part.
+        max_turn_deg: how far a defect may be turned.
         quarter_turns: whether a turned one is.
         size_px: side of all pictures.
         normals: training normals.
@@ -81,6 +82,7 @@ class Parts:
     name: str
     defects: tuple[str, ...]
     mirror: bool
+    max_turn_deg: float
     quarter_turns: bool
     size_px: int
     normals: tuple[RealNormal, ...]
@@ -153,7 +155,14 @@ def _render(category: str, defects: tuple[str, ...], counts: Counts) -> Parts:
     found = [(item, item.part) for item in items(spec, category=category, defects=defects, seed=DEVELOPMENT_SEED)]
     slug = "-".join((category, *defects))
     return _gathered(
-        found, slug=slug, name=NAMES[category], defects=defects, mirror=True, quarter_turns=True, size_px=counts.size_px
+        found,
+        slug=slug,
+        name=NAMES[category],
+        defects=defects,
+        mirror=True,
+        max_turn_deg=180.0,
+        quarter_turns=True,
+        size_px=counts.size_px,
     )
 
 
@@ -178,6 +187,7 @@ def _open_bsdata(folder: str, counts: Counts) -> list[Callable[[], Parts]]:
             name=obj.name,
             defects=(bsdata.DEFECT,),
             mirror=obj.mirror,
+            max_turn_deg=obj.max_turn_deg,
             quarter_turns=False,
             size_px=counts.size_px,
         )
@@ -194,6 +204,7 @@ def _gathered(
     name: str,
     defects: tuple[str, ...],
     mirror: bool,
+    max_turn_deg: float,
     quarter_turns: bool,
     size_px: int,
 ) -> Parts:
@@ -222,6 +233,7 @@ def _gathered(
         name=name,
         defects=defects,
         mirror=mirror,
+        max_turn_deg=max_turn_deg,
         quarter_turns=quarter_turns,
         size_px=size_px,
         normals=tuple(normals),

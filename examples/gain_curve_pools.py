@@ -199,6 +199,7 @@ class Draw:
             name=self.parts.name,
             defects=tuple((one, PHRASES.get((self.parts.category, one), one)) for one in self.parts.defects),
             mirror=self.parts.mirror,
+            max_turn_deg=self.parts.max_turn_deg,
             shot_ids={defect: tuple(one.sha256 for one in shots) for defect, shots in self.shots.items()},
             size_px=self.parts.size_px,
             backbone=self._generators.identity(),

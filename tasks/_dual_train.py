@@ -43,6 +43,7 @@ def train(
         name=described.name,
         defects=tuple((defect, described.defect_names.get(defect, defect.replace("_", " "))) for defect in defects),
         mirror=described.mirror,
+        max_turn_deg=described.max_turn_deg,
         shot_ids={defect: tuple(shot.record.sha256 for shot in of_it) for defect, of_it in chosen.items()},
         size_px=image.size_px,
         backbone=backbone_identity(backbone, root=layout.root),

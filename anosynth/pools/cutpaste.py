@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +31,9 @@ MIN_REGION_RATIO = 0.1
 # Surroundings of a defect, in pixels of a 256 px picture, whose colour is matched, and the bounds of the match.
 SURROUND_PX = 8.0
 GAIN_RANGE = (0.4, 2.5)
+# Wider surroundings, in the same pixels, that a matched place is to share, and the share of places that count as such.
+MATCHED_PX = 20.0
+MATCHED_RATIO = 0.03
 # CutPaste, section 3.2 and appendix: patch area and aspect; scar width, length (of 256 px) and angle; color jitter.
 PATCH_AREA = (0.02, 0.15)
 PATCH_ASPECT = (0.3, 3.3)
@@ -47,6 +51,8 @@ def draft_from_shot(
     foreground: NDArray[np.uint8],
     spec: CutPasteMethod,
     rng: np.random.Generator,
+    mirror: bool = True,
+    shot_foreground: NDArray[np.uint8] | None = None,
 ) -> Draft | None:
     """Cut the shot's defect along its mask, turn, scale and mirror it, match its colours and paste it on the object.
 
@@ -59,6 +65,9 @@ def draft_from_shot(
         foreground: [H, W] in {0, 255}, where the object is; the paste is clipped to it.
         spec: ranges of scale and turn, width of the feather.
         rng: draws everything.
+        mirror: every second defect is mirrored.
+        shot_foreground: [H, W] in {0, 255}, where the object is in the shot; if given, the defect goes to one of the
+            places whose surroundings look most like those it had, else anywhere on the object.
 
     Returns:
         The draft, or None if the turned and scaled defect fits nowhere on the object. Its mask is where at least half
@@ -68,12 +77,18 @@ def draft_from_shot(
     warp = _Warp(
         turn_rad=math.radians(rng.uniform(-spec.max_turn_deg, spec.max_turn_deg)),
         scale=float(rng.uniform(*spec.scale)),
-        mirror=bool(rng.random() < 0.5),
+        mirror=bool(rng.random() < 0.5) and mirror,
     )
-    piece = _cut(shot.image, region, others=shot.mask > 0, warp=warp, feather_px=spec.feather_px)
-    place = _place(piece.inside, foreground > 0, rng)
-    if place is None:
+    cut = partial(_cut, shot.image, region, others=shot.mask > 0, warp=warp, feather_px=spec.feather_px)
+    piece = cut()
+    places = _places(piece.inside, foreground > 0)
+    if not len(places):
         return None
+    if shot_foreground is not None:
+        wide = cut(surround_px=MATCHED_PX)
+        unlike = _unlikeness(places, piece, wide, parent.image, foreground > 0, shot.image, shot_foreground > 0)
+        places = places[np.argsort(unlike, kind="stable")[: max(1, round(MATCHED_RATIO * len(places)))]]
+    place = _one_of(places, rng)
     there = _surrounding_mean(parent.image, piece, place, foreground > 0)
     known = np.isfinite(there) & (piece.surrounding_mean > 0.0)
     gain = np.divide(there, piece.surrounding_mean, out=np.ones(3), where=known)
@@ -117,9 +132,10 @@ def draft_from_itself(
     region[top : top + rows, left : left + columns] = True
     warp = _Warp(turn_rad=turn, scale=1.0, mirror=False)
     piece = _cut(parent.image, region, others=region, warp=warp, feather_px=spec.feather_px)
-    place = _place(piece.inside, foreground > 0, rng)
-    if place is None:
+    places = _places(piece.inside, foreground > 0)
+    if not len(places):
         return None
+    place = _one_of(places, rng)
     image, mask = _paste(parent.image, piece, _jittered(piece.pixels, rng), place, foreground > 0)
     return Draft(image, mask)
 
@@ -175,11 +191,12 @@ def _cut(
     others: NDArray[np.bool_],
     warp: _Warp,
     feather_px: float,
+    surround_px: float = SURROUND_PX,
 ) -> _Piece:
     """Warp a region, its pixels and its signed distance; the feather is a ramp of the distance about the edge."""
     height, width = region.shape
     clear = feather_px + max(1.0, warp.scale)  # interpolation mixes neighbours: the ring keeps off the region
-    reach = clear + SURROUND_PX * max(height, width) / PAPER_PX
+    reach = clear + surround_px * max(height, width) / PAPER_PX
     bounds = [np.flatnonzero(region.any(axis=axis))[[0, -1]] for axis in (1, 0)]
     middle = [(low + high) // 2 for low, high in bounds]  # whole pixels: without a turn or scale nothing is resampled
     half = [high - at + 1.0 for (_, high), at in zip(bounds, middle, strict=True)]
@@ -216,26 +233,75 @@ def _sampled(values: NDArray[np.float64], at: tuple[NDArray[np.float64], ...]) -
     return np.asarray(ndimage.map_coordinates(values, at, order=1, mode="nearest"))
 
 
-def _place(
-    inside: NDArray[np.bool_], foreground: NDArray[np.bool_], rng: np.random.Generator
-) -> tuple[int, int] | None:
-    """Draw where the piece's frame goes (top, left), so that the region is in the picture and on the object.
+def _places(inside: NDArray[np.bool_], foreground: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Where the piece's frame may go, (top, left) [N, 2], so that the region is in the picture and on the object.
 
     All places are weighed at once: the share of the region on the object is a correlation of the two masks.
     """
+    none = np.zeros((0, 2), dtype=np.int64)
     if not inside.any():
-        return None
+        return none
     (top, bottom), (left, right) = (np.flatnonzero(inside.any(axis=axis))[[0, -1]] for axis in (1, 0))
     stamp = inside[top : bottom + 1, left : right + 1]
     if stamp.shape[0] > foreground.shape[0] or stamp.shape[1] > foreground.shape[1]:
-        return None
+        return none
     covered = signal.fftconvolve(foreground.astype(np.float64), stamp[::-1, ::-1].astype(np.float64), mode="valid")
     share = np.rint(covered) / np.count_nonzero(stamp)
     if share.max() < MIN_ON_OBJECT_RATIO:
-        return None
-    fitting = np.argwhere(share >= min(ON_OBJECT_RATIO, share.max()))
-    row, column = fitting[int(rng.integers(len(fitting)))]
-    return int(row - top), int(column - left)
+        return none
+    return np.argwhere(share >= min(ON_OBJECT_RATIO, share.max())) - [top, left]
+
+
+def _one_of(places: NDArray[np.int64], rng: np.random.Generator) -> tuple[int, int]:
+    top, left = places[int(rng.integers(len(places)))]
+    return int(top), int(left)
+
+
+def _unlikeness(
+    places: NDArray[np.int64],
+    piece: _Piece,
+    wide: _Piece,
+    image: NDArray[np.uint8],
+    foreground: NDArray[np.bool_],
+    shot: NDArray[np.uint8],
+    shot_foreground: NDArray[np.bool_],
+) -> NDArray[np.float64]:
+    """Mean squared difference [N] between what surrounds each place and what surrounded the defect in its shot.
+
+    Grey levels, each picture's in units of its object's own mean and deviation; all places at once by correlation.
+    Where less than half of the surroundings would lie on the object, infinity.
+
+    Args:
+        places: of the piece's frame, (top, left) [N, 2].
+        piece: what is pasted.
+        wide: the same with a wider ring, `wide.surround`; its frame has the same middle.
+        image: where it is pasted, [H, W, 3].
+        foreground: where the object is there.
+        shot: where it was cut, [H, W, 3].
+        shot_foreground: where the object was.
+    """
+    mean, deviation = _grey_scale(image, foreground)
+    shot_mean, shot_deviation = _grey_scale(shot, shot_foreground)
+    rows, columns = wide.inside.shape
+    on_object = np.pad(foreground.astype(np.float64), ((rows, rows), (columns, columns)))
+    here = np.pad((image.mean(axis=2) - mean) / deviation, ((rows, rows), (columns, columns))) * on_object
+    ring = wide.surround.astype(np.float64)
+    there = (wide.pixels.mean(axis=2) - shot_mean) / shot_deviation * ring
+
+    def correlated(picture: NDArray[np.float64], kernel: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(signal.fftconvolve(picture, kernel[::-1, ::-1], mode="valid"))
+
+    weight = np.rint(correlated(on_object, ring))
+    squares = correlated(here**2, ring) - 2.0 * correlated(here, there) + correlated(on_object, there**2)
+    cost = np.where(weight >= 0.5 * max(1.0, ring.sum()), squares / np.maximum(weight, 1.0), np.inf)
+    margins = [(wide_side - side) // 2 for wide_side, side in zip(wide.inside.shape, piece.inside.shape, strict=True)]
+    return cost[places[:, 0] - margins[0] + rows, places[:, 1] - margins[1] + columns]
+
+
+def _grey_scale(image: NDArray[np.uint8], where: NDArray[np.bool_]) -> tuple[float, float]:
+    """Mean and deviation of the grey levels of an object."""
+    grey = image.mean(axis=2)[where] if where.any() else image.mean(axis=2)
+    return float(grey.mean()), float(grey.std()) + 1e-6
 
 
 def _windows(

@@ -55,6 +55,7 @@ class PairSubject:
         name: the object as said in a prompt.
         defects: slug of each defect type that the adapter draws, and its name as said in a prompt.
         mirror: True if mirrored shots are shots too.
+        max_turn_deg: a defect turned by up to so much is still one; of drawing alone.
         shot_ids: by defect, sha256 of its shots, in order.
         size_px: side of the square training images.
         backbone: identity of the backbone.
@@ -66,6 +67,7 @@ class PairSubject:
     name: str
     defects: tuple[tuple[str, str], ...]
     mirror: bool
+    max_turn_deg: float
     shot_ids: Mapping[str, tuple[str, ...]]
     size_px: int
     backbone: str
@@ -192,6 +194,8 @@ def fit(
         licence=most_restrictive(pair.licence for pair in everything),
         rules=rules,
         size_px=subject.size_px,
+        mirror=subject.mirror,
+        max_turn_deg=subject.max_turn_deg,
     )
     steps = candidate_steps(spec)
 

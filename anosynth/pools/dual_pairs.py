@@ -1,9 +1,10 @@
 """Pairs by DualAnoDiff: both branches draw an image and its part, the part becomes the mask (Jin et al. 2025).
 
 Differs from the paper where the strength is below 1: both branches start from a real normal in which a shot's defect is
-planted, turned and scaled (`cutpaste`), and from that defect's own part, both re-noised in part; outside of the mask
-the normal's own pixels return. So pose, surroundings and light are real, what changed lies where the mask says, and
-even a backbone that draws no fine surface from noise has a defect to draw anew.
+planted, turned and scaled (`cutpaste`), where the object looks as it did around that defect, and from that defect's own
+part, both re-noised in part; outside of the mask the normal's own pixels return, and inside it the light of the place
+and a share of the detail that the autoencoder cannot show. So pose, surroundings and light are real, what changed lies
+where the mask says, and even a backbone that draws no fine surface from noise has a defect to draw anew.
 """
 
 from __future__ import annotations
@@ -37,8 +38,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-PLANTING = CutPasteMethod(kind="cutpaste", source="shots", scale=(0.7, 1.4), max_turn_deg=180.0, feather_px=1.0)
-"""How shots' defects are turned, scaled and pasted before they are drawn anew."""
+SCALE = (0.7, 1.4)
+FEATHER_PX = 1.0
+"""How shots' defects are scaled and pasted before they are drawn anew."""
+
+LIGHT_PX = (2.0, 8.0)
+"""Ring around a mask that the light is taken from, distances in pixels of a 128 px picture."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +60,7 @@ class PairsGenerator:
         seen: the same after the autoencoder has been through them once, uint8 [k, size_px, size_px, 3].
         foregrounds: where the object is in each of them, uint8 [k, size_px, size_px] in {0, 255}.
         shots: anomalous shots of the defect, of that size, in a fixed order.
+        shot_foregrounds: where the object is in each of them, as `foregrounds`.
         backgrounds: encoded normals with their objects painted over, [k, C, h, w], or None without compensation.
     """
 
@@ -67,6 +73,7 @@ class PairsGenerator:
     seen: NDArray[np.uint8]
     foregrounds: NDArray[np.uint8]
     shots: tuple[RealPair, ...]
+    shot_foregrounds: NDArray[np.uint8]
     backgrounds: Tensor | None
 
 
@@ -124,6 +131,7 @@ def prepare(
     size_px = terms.size_px
     normals = resize_normals(parents, size_px=size_px)
     whole, part = terms.prompts[defect]
+    sized = resize_pairs(shots, size_px=size_px)
     return PairsGenerator(
         backbone=backbone,
         adapter=adapter,
@@ -133,7 +141,8 @@ def prepare(
         normals=normals,
         seen=backbone.decode(backbone.encode([normal.image for normal in normals])),
         foregrounds=np.stack([segment_object(normal.image) for normal in normals]),
-        shots=resize_pairs(shots, size_px=size_px),
+        shots=sized,
+        shot_foregrounds=np.stack([segment_object(shot.image) for shot in sized]),
         backgrounds=backbone.encode([_without_object(normal) for normal in normals]) if with_backgrounds else None,
     )
 
@@ -213,53 +222,79 @@ def draw(
         None
         if from_noise
         else [
-            _planted(job, one, generator, start=start, attempt=attempt)
+            _planted(job, one, generator, spec, start=start, attempt=attempt)
             for one, start in zip(specs, starts, strict=True)
         ]
     )
+    begun = None if planted is None else generator.backbone.encode([whole for whole, _ in planted])
+    details = [None] * len(specs) if planted is None or begun is None else _details(generator, planted, begun)
     wholes, parts = draw_pairs(
         generator.backbone,
         generator.prompts,
         size_px=generator.terms.size_px,
         settings=SamplerSettings(how.solver, how.steps, how.guidance),
         generators=torch_generators([seed_for(one.seed, "attempt", attempt) for one in specs]),
-        parents=None if planted is None else generator.backbone.encode([whole for whole, _ in planted]),
+        parents=begun,
         strength=spec.strength,
         parent_parts=None if planted is None else generator.backbone.encode([part for _, part in planted]),
         backgrounds=None if generator.backgrounds is None else generator.backgrounds[starts],
     )
-    for start, whole, part in zip(starts, wholes, parts, strict=True):
+    for start, whole, part, detail in zip(starts, wholes, parts, details, strict=True):
         mask = part_mask(part, generator.terms.rules[generator.defect])
         if not mask.any() or mask.all():
             yield None
-        elif from_noise:
+        elif detail is None:
             yield Judged(whole, part, mask, part_shown(whole, part, mask), None, attempt)
         else:
             parent, changed = generator.normals[start], change(generator.seen[start], whole)
             confidence = min(part_shown(whole, part, mask), places_agree(changed, mask))
-            image = whole if spec.blend_px is None else returned(parent.image, whole, mask, seam_px=spec.blend_px)
+            fine = whole + spec.detail * detail
+            image = (
+                np.rint(np.clip(fine, 0.0, 255.0)).astype(np.uint8)
+                if spec.blend_px is None
+                else returned(parent.image, fine, mask, seam_px=spec.blend_px)
+            )
             seen = change(parent.image, image)[mask > 0].mean() >= MIN_CHANGE
             yield Judged(image, part, mask, confidence, parent, attempt) if seen else None
 
 
+def _details(
+    generator: PairsGenerator, planted: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]], begun: Tensor
+) -> list[NDArray[np.float64]]:
+    """What the autoencoder loses of each picture that drawing starts from, [H, W, 3] each, grey levels."""
+    seen = generator.backbone.decode(begun)
+    return [whole.astype(np.float64) - one for (whole, _), one in zip(planted, seen, strict=True)]
+
+
 def _planted(
-    job: ShardJob, sample: SampleSpec, generator: PairsGenerator, *, start: int, attempt: int
+    job: ShardJob,
+    sample: SampleSpec,
+    generator: PairsGenerator,
+    spec: DualAnoDiffMethod,
+    *,
+    start: int,
+    attempt: int,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Where both branches start: a normal with a shot's defect pasted in, and the part of that.
 
     A defect that fits nowhere leaves the normal as it is and its part empty.
     """
-    first = turn(len(generator.shots), job=job, index=sample.index, what="shot")
+    terms = generator.terms
+    shot = (turn(len(generator.shots), job=job, index=sample.index, what="shot") + attempt) % len(generator.shots)
     made = draft_from_shot(
         generator.normals[start],
-        generator.shots[(first + attempt) % len(generator.shots)],
+        generator.shots[shot],
         foreground=generator.foregrounds[start],
-        spec=PLANTING,
+        spec=CutPasteMethod(
+            kind="cutpaste", source="shots", scale=SCALE, max_turn_deg=terms.max_turn_deg, feather_px=FEATHER_PX
+        ),
         rng=numpy_rng(sample.seed, "attempt", attempt, "planted"),
+        mirror=terms.mirror,
+        shot_foreground=generator.shot_foregrounds[shot] if spec.place == "matched" else None,
     )
     image = generator.normals[start].image if made is None else made.image
     mask = np.zeros(image.shape[:2], dtype=np.uint8) if made is None else made.mask
-    return image, neutral_part(image, mask, key=generator.terms.rules[generator.defect].key)
+    return image, neutral_part(image, mask, key=terms.rules[generator.defect].key)
 
 
 def _without_object(normal: RealNormal) -> NDArray[np.uint8]:
@@ -267,12 +302,25 @@ def _without_object(normal: RealNormal) -> NDArray[np.uint8]:
 
 
 def returned(
-    parent: NDArray[np.uint8], drawn: NDArray[np.uint8], mask: NDArray[np.uint8], *, seam_px: float
+    parent: NDArray[np.uint8], drawn: NDArray[np.float64], mask: NDArray[np.uint8], *, seam_px: float
 ) -> NDArray[np.uint8]:
-    """The parent's own pixels outside of the mask, the drawn ones inside, a smooth seam of `seam_px` around it."""
+    """The parent's own pixels outside of the mask, the drawn ones inside, a smooth seam of `seam_px` around it.
+
+    The drawn ones are shifted to the light of the place: each colour plane by what its mean lacks of the parent's in a
+    ring around the mask.
+
+    Args:
+        parent: uint8 RGB [H, W, 3].
+        drawn: [H, W, 3] on the scale of uint8.
+        mask: uint8 [H, W] in {0, 255}, not empty.
+        seam_px: width of the seam.
+    """
     outside = np.asarray(ndimage.distance_transform_edt(mask == 0))
+    near, far = (reach * max(mask.shape) / 128.0 for reach in LIGHT_PX)
+    ring = (outside > near) & (outside <= far)
+    light = (parent[ring] - drawn[ring]).mean(axis=0) if ring.any() else np.zeros(3)
     away = np.clip(outside / seam_px, 0.0, 1.0) if seam_px else (outside > 0.0).astype(np.float64)
-    return blend(parent, drawn.astype(np.float64), alpha=0.5 + 0.5 * np.cos(np.pi * away))
+    return blend(parent, drawn + light, alpha=0.5 + 0.5 * np.cos(np.pi * away))
 
 
 def _sample(spec: SampleSpec, judged: Judged, generator: PairsGenerator) -> Sample:

@@ -10,7 +10,7 @@ from anosynth.errors import BackboneError
 from anosynth.params import DualAnoDiffMethod, Solver
 from anosynth.pools.masks import MaskRule
 
-ALGORITHM = 1
+ALGORITHM = 2
 """Of drawing; raised whenever equal values give other samples."""
 
 _TRAINING = frozenset(
@@ -33,6 +33,8 @@ class DualTerms:
         licence: most restrictive licence of all of them.
         rules: by defect, how a part becomes a mask, with the neutral colour.
         size_px: side of the images it was trained on.
+        mirror: a mirrored defect of the object is still one.
+        max_turn_deg: so is one that is turned by up to so much.
     """
 
     prompts: Mapping[str, tuple[str, str]]
@@ -40,6 +42,8 @@ class DualTerms:
     licence: str
     rules: Mapping[str, MaskRule]
     size_px: int
+    mirror: bool
+    max_turn_deg: float
 
     def to_json(self) -> dict[str, object]:
         """As JSON values."""
@@ -49,6 +53,8 @@ class DualTerms:
             "licence": self.licence,
             "rules": {defect: {**asdict(rule), "key": list(rule.key)} for defect, rule in self.rules.items()},
             "size_px": self.size_px,
+            "mirror": self.mirror,
+            "max_turn_deg": self.max_turn_deg,
         }
 
 
@@ -70,6 +76,8 @@ def terms_from_json(value: Mapping[str, object]) -> DualTerms:
             licence=str(value["licence"]),
             rules={defect: MaskRule(**{**rule, "key": tuple(rule["key"])}) for defect, rule in rules.items()},
             size_px=int(str(value["size_px"])),
+            mirror=value["mirror"] is True,
+            max_turn_deg=float(str(value["max_turn_deg"])),
         )
     except (AssertionError, KeyError, TypeError, ValueError) as error:
         raise BackboneError(

@@ -39,6 +39,7 @@ def subject(backbone: str, *, defects: tuple[str, ...] = ("spot",), count: int =
         name="round plate",
         defects=tuple((defect, f"dark {defect}") for defect in defects),
         mirror=False,
+        max_turn_deg=180.0,
         shot_ids={defect: tuple(pair.sha256 for pair in shots(count)) for defect in defects},
         size_px=SIZE_PX,
         backbone=backbone,

@@ -3,7 +3,7 @@ import pytest
 
 from anosynth.features.foreground import segment_object
 from anosynth.params import CutPasteMethod
-from anosynth.pools.cutpaste import draft_from_itself, draft_from_shot
+from anosynth.pools.cutpaste import _cut, _places, _unlikeness, _Warp, draft_from_itself, draft_from_shot
 from anosynth.pools.real import RealPair
 from tests.pools.small import SIZE_PX, disk, normal, spotted, surface
 
@@ -146,3 +146,87 @@ def test_a_piece_of_the_image_itself_is_a_rectangle_of_its_own_pixels() -> None:
         assert drawn.licences == ()
         visible += int((drawn.image != parent.image).any())
     assert visible == 20
+
+
+def stripes(level: int, *, at: int) -> np.ndarray:
+    """A bright band of 8 rows on a darker ground."""
+    image = flat(level)
+    image[at : at + 8] += 60
+    return image
+
+
+def test_a_matched_defect_goes_where_it_looks_as_around_it_in_its_shot() -> None:
+    image, mask = stripes(100, at=20), np.zeros((SIZE_PX, SIZE_PX), np.uint8)
+    mask[26:31, 30:36] = 255  # on the lower edge of the band
+    image[mask > 0] = 5
+    shot = RealPair(image, mask, "s", "CC0-1.0")
+    parent = normal(stripes(80, at=40))
+    rows = {"matched": [], "anywhere": []}
+    for seed in range(20):
+        for how, where in (("matched", WHOLE), ("anywhere", None)):
+            drawn = draft_from_shot(
+                parent,
+                shot,
+                foreground=WHOLE,
+                spec=spec(),
+                rng=np.random.default_rng(seed),
+                mirror=False,
+                shot_foreground=where,
+            )
+            assert drawn is not None
+            rows[how].append(int(np.argwhere(drawn.mask)[0][0]))
+    assert set(rows["matched"]) <= {45, 46, 47}  # the same edge in the parent: the first row lies 6 rows into the band
+    assert len(set(rows["anywhere"])) > 8
+
+
+def test_unlikeness_is_the_mean_squared_difference_of_the_surroundings() -> None:
+    rng = np.random.default_rng(3)
+    image = rng.integers(0, 255, (SIZE_PX, SIZE_PX, 3)).astype(np.uint8)
+    shot = rng.integers(0, 255, (SIZE_PX, SIZE_PX, 3)).astype(np.uint8)
+    region = np.zeros((SIZE_PX, SIZE_PX), bool)
+    region[20:26, 30:38] = True
+    foreground = np.zeros((SIZE_PX, SIZE_PX), bool)
+    foreground[:, 12:] = True
+    cut = {"others": region, "warp": _Warp(0.0, 1.0, mirror=False), "feather_px": 1.0}
+    piece, wide = _cut(shot, region, **cut), _cut(shot, region, **cut, surround_px=24.0)
+    places = _places(piece.inside, foreground)
+    found = _unlikeness(places, piece, wide, image, foreground, shot, np.ones_like(region))
+    grey, there = image.mean(axis=2), shot.mean(axis=2)
+    mean, deviation = grey[foreground].mean(), grey[foreground].std()
+    margin = [(a - b) // 2 for a, b in zip(wide.inside.shape, piece.inside.shape, strict=True)]
+    for at in range(0, len(places), 97):
+        top, left = places[at] - margin
+        differences = []
+        for row, column in np.argwhere(wide.surround):
+            y, x = top + row, left + column
+            if 0 <= y < SIZE_PX and 0 <= x < SIZE_PX and foreground[y, x]:
+                own = (wide.pixels[row, column].mean() - there.mean()) / there.std()
+                differences.append(((grey[y, x] - mean) / deviation - own) ** 2)
+        if len(differences) < 0.5 * wide.surround.sum():
+            assert found[at] == np.inf
+        else:
+            assert found[at] == pytest.approx(np.mean(differences), rel=1e-6)
+    assert np.isinf(found).any()
+    assert np.isfinite(found).any()
+
+
+def test_without_mirror_a_defect_keeps_its_hand() -> None:
+    shot = RealPair(*_black(flat(150), 20, 12), sha256="s", licence="CC0-1.0")
+    shot.image[20:32, 20:24] = 90
+    shot.mask[20:24, 24:32] = 0  # an L
+    hands = set()
+    for seed in range(12):
+        for mirror in (True, False):
+            drawn = draft_from_shot(
+                normal(flat(150)),
+                shot,
+                foreground=WHOLE,
+                spec=spec(),
+                rng=np.random.default_rng(seed),
+                mirror=mirror,
+            )
+            assert drawn is not None
+            first = drawn.mask[np.argwhere(drawn.mask)[0][0]]
+            whole = drawn.mask.any(axis=0)
+            hands.add((mirror, bool(first[whole.argmax()])))  # whether the upper end is on the left
+    assert hands == {(True, True), (True, False), (False, True)}

@@ -137,8 +137,7 @@ def test_only_what_shapes_the_adapter_is_in_its_fingerprint() -> None:
 
 
 def test_without_a_lora_of_the_text_encoder_the_fingerprint_does_not_know_of_one() -> None:
-    assert subject("b").fingerprint(method(), COMPUTE) == "68cd9b8cf3110b923455cf7af6861d16"
-    assert subject("b").fingerprint(method(text_rank=0), COMPUTE) == "68cd9b8cf3110b923455cf7af6861d16"
+    assert subject("b").fingerprint(method(), COMPUTE) == subject("b").fingerprint(method(text_rank=0), COMPUTE)
     assert "text_rank" not in training_values(method())
     assert training_values(method(text_rank=2))["text_rank"] == 2
     assert "text_rank" not in drawing_values(method(text_rank=2))

@@ -15,8 +15,9 @@ from anosynth.errors import BackboneError, DataError
 from anosynth.features.foreground import segment_object
 from anosynth.params import ComputeParams, ToyBackbone
 from anosynth.pools import dual_pairs
+from anosynth.pools.draft import turn
 from anosynth.pools.dual_fit import fit
-from anosynth.pools.dual_pairs import PairsGenerator, prepare, returned
+from anosynth.pools.dual_pairs import PairsGenerator, _planted, prepare, returned
 from anosynth.pools.dual_terms import drawing_values, terms_from_json
 from anosynth.pools.masks import MaskRule
 from anosynth.samples import Sample
@@ -95,17 +96,50 @@ def test_the_parents_pixels_return_outside_of_the_seam(generator: PairsGenerator
 
 
 def test_a_hard_edge_a_soft_edge_and_what_lies_far_away() -> None:
-    parent, drawn_image = np.zeros((16, 16, 3), np.uint8), np.full((16, 16, 3), 200, np.uint8)
+    parent, drawn_image = np.zeros((16, 16, 3), np.uint8), np.zeros((16, 16, 3))
     mask = np.zeros((16, 16), np.uint8)
     mask[6:9, 6:9] = 255
+    drawn_image[mask > 0] = 200.0
     hard = returned(parent, drawn_image, mask, seam_px=0.0)
     np.testing.assert_array_equal(hard[:, :, 0] == 200, mask > 0)
-    soft = returned(parent, drawn_image, mask, seam_px=4.0)
-    row = soft[7, 8:, 0].astype(int)
+    # A rim that is drawn beyond the ring of light's reach fades out: half way through the cosine it is half of it.
+    drawn_image = np.where(mask[:, :, None] > 0, 200.0, 0.0) + np.zeros_like(parent)
+    drawn_image[7, 10] = 100.0
+    row = returned(parent, drawn_image, mask, seam_px=4.0)[7, 8:, 0].astype(int)
     assert row[0] == 200
-    assert row[2] == 100  # half way through the cosine
-    assert (np.diff(row[:5]) < 0).all()
+    assert row[2] == 50
     assert (row[4:] == 0).all()
+
+
+def test_the_drawn_pixels_take_the_light_of_the_place() -> None:
+    rng = np.random.default_rng(0)
+    parent = rng.integers(60, 120, (64, 64, 3)).astype(np.uint8)
+    mask = np.zeros((64, 64), np.uint8)
+    mask[20:30, 24:36] = 255
+    tint = np.array([30.0, -12.0, 5.0])
+    everywhere = returned(parent, parent + tint, mask, seam_px=3.0)
+    np.testing.assert_array_equal(everywhere, parent)
+    drawn_image = parent + tint + rng.normal(0.0, 4.0, parent.shape)
+    ring = []
+    for row in range(64):
+        for column in range(64):
+            away = np.hypot(max(20 - row, 0, row - 29), max(24 - column, 0, column - 35))
+            if 1.0 < away <= 4.0:
+                ring.append(parent[row, column] - drawn_image[row, column])
+    expected = np.rint(np.clip(drawn_image[25, 30] + np.mean(ring, axis=0), 0, 255))
+    np.testing.assert_array_equal(returned(parent, drawn_image, mask, seam_px=3.0)[25, 30], expected)
+
+
+def test_detail_that_the_autoencoder_loses_comes_back(generator: PairsGenerator) -> None:
+    without, half, whole = (drawn(generator, 3, detail=share, blend_px=None) for share in (0.0, 0.5, 1.0))
+    for none, some, all_of_it in zip(without, half, whole, strict=True):
+        start = turn(len(PARENTS), job=job(3, method="dual"), index=none.spec.index, what="parent")
+        planted, _ = _planted(job(3, method="dual"), none.spec, generator, method(), start=start, attempt=none.attempt)
+        lost = planted.astype(float) - generator.backbone.decode(generator.backbone.encode([planted]))[0]
+        for share, sample in ((0.5, some), (1.0, all_of_it)):
+            expected = np.clip(none.image + share * lost, 0, 255)
+            assert np.abs(sample.image - expected).max() <= 1.5
+    assert any(not np.array_equal(a.image, b.image) for a, b in zip(without, whole, strict=True))
 
 
 def test_from_noise_there_is_no_parent(generator: PairsGenerator) -> None:

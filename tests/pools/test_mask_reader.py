@@ -70,7 +70,9 @@ def test_a_reader_survives_the_adapters_file_and_a_damaged_one_is_named() -> Non
     text = mask_reader.to_text(weights)
     assert np.array_equal(mask_reader.from_text(text), weights)
     rule = MaskRule(KEY, 150.0, 100.0, 0.0, 0.8, reader=text)
-    terms = DualTerms({"scratch": ("a", "b")}, {"scratch": ("0" * 64,)}, "CC0-1.0", {"scratch": rule}, 128)
+    terms = DualTerms(
+        {"scratch": ("a", "b")}, {"scratch": ("0" * 64,)}, "CC0-1.0", {"scratch": rule}, 128, False, 180.0
+    )
     assert terms_from_json(terms.to_json()) == terms
     broken = terms.to_json()
     broken["rules"]["scratch"]["reader"] = text[: len(text) // 2]  # type: ignore[index]
