@@ -439,6 +439,13 @@ class PersonalizeNormalsParams(Section):
     prior_guidance: float = Field(1.0, ge=0.0, le=30.0, description="1 switches classifier-free guidance off")
     checkpoint_every: int = Field(50, ge=1, description="steps between resumable checkpoints in the store")
     log_every: int = Field(10, ge=1)
+    decoder_steps: int = Field(
+        0,
+        ge=0,
+        description="of training the decoder further on the shots, for a small autoencoder that leaves its grain on "
+        "everything; 0: the backbone's own (Stable Diffusion's is large and needs none)",
+    )
+    decoder_lr: float = Field(3e-4, gt=0.0, lt=1.0, description="of the decoder, falling linearly to zero")
     prompt: Prompt = Field("a photo of normal {name}", description="caption of the shots")
     prior_prompt: Prompt = Field("a photo of {name}", description="caption of the prior images")
 
@@ -535,6 +542,13 @@ class DualAnoDiffMethod(Section):
     text_dropout: Fraction = Field(0.1, description="share of training pairs without text, for guidance (paper: 0)")
     views: int = Field(8, ge=1, le=1000, description="of each shot: itself, and shifted or mirrored ones")
     max_shift_ratio: float = Field(0.06, ge=0.0, le=0.5, description="a view is shifted by up to this share of a side")
+    decoder_steps: int = Field(
+        0,
+        ge=0,
+        description="of training the decoder further on the shots, for a small autoencoder that leaves its grain on "
+        "everything; 0: the backbone's own (Stable Diffusion's is large and needs none)",
+    )
+    decoder_lr: float = Field(3e-4, gt=0.0, lt=1.0, description="of the decoder, falling linearly to zero")
     prompt: DefectPrompt = Field("a photo of {name} with {defect}", description="of the whole image")
     part_prompt: DefectPrompt = Field("{defect}", description="of the part; a piece of prompt (nested prompts)")
     key: Literal["chosen", "grey"] = Field(

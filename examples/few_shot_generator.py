@@ -14,7 +14,8 @@ from pydantic import TypeAdapter
 
 from anosynth.detectors.personalizer import TwinSource
 from anosynth.detectors.protocol import LabelledImage
-from anosynth.diffusion.adapters import Adapter, merged
+from anosynth.diffusion.adapters import Adapter
+from anosynth.diffusion.decoder import personalized
 from anosynth.diffusion.latent import LatentDiffusion, backbone_identity, open_backbone
 from anosynth.diffusion.personalize import Subject, personalize, stored_adapter
 from anosynth.fingerprint import digest_value
@@ -186,7 +187,7 @@ class Generator:
     def _pool(self) -> tuple[LabelledImage, ...]:
         pool, adapter, backbone = self._settings.pool, self.source.read_adapter(), self.source.open_backbone()
         assert pool is not None
-        with merged(backbone.unet, adapter, backbone=backbone.identity):
+        with personalized(backbone, adapter):
             prepared = normals.prepare(
                 backbone, self._shots, adapter=adapter.digest, name=self._unit.object_name, settings=pool
             )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from anosynth.diffusion.adapters import merged, read_adapter
+from anosynth.diffusion.adapters import read_adapter
+from anosynth.diffusion.decoder import personalized
 from anosynth.diffusion.devices import memory_shortage_is_temporary
 from anosynth.diffusion.latent import backbone_identity, open_backbone
 from anosynth.fingerprint import digest_value
@@ -68,7 +69,7 @@ def run(
         shown = [RealNormal(shots.images.image(record), record.sha256, record.licence) for record in records]
         with memory_shortage_is_temporary(f"generating normals of {category}"):
             opened = open_backbone(backbone, compute=compute, root=layout.root)
-            with merged(opened.unet, adapter, backbone=opened.identity):
+            with personalized(opened, adapter):
                 generator = normals.prepare(
                     opened,
                     resize_normals(shown, size_px=image.size_px),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from anosynth.diffusion.adapters import merged, read_adapter
+from anosynth.diffusion.adapters import read_adapter
+from anosynth.diffusion.decoder import personalized
 from anosynth.diffusion.devices import memory_shortage_is_temporary
 from anosynth.diffusion.latent import backbone_identity, open_backbone
 from anosynth.fingerprint import digest_value
@@ -69,7 +70,7 @@ def run(
         parents = resize_normals(shown, size_px=image.size_px)
         with memory_shortage_is_temporary(f"passing normals of {category} through the generator"):
             opened = open_backbone(backbone, compute=compute, root=layout.root)
-            with merged(opened.unet, adapter, backbone=opened.identity):
+            with personalized(opened, adapter):
                 trip = round_trips.prepare(opened, adapter=adapter.digest, name=name, settings=round_trip)
                 for job in track(missing, total=len(missing), doing=f"round_trip {category}", unit="shard"):
                     store.put(job, round_trips.samples(job, trip, parents))

@@ -12,7 +12,8 @@ import torch
 
 from anosynth.detectors.build import build_detector
 from anosynth.detectors.fits import fit_folder, read_fits
-from anosynth.diffusion.adapters import merged, read_adapter
+from anosynth.diffusion.adapters import read_adapter
+from anosynth.diffusion.decoder import personalized
 from anosynth.diffusion.latent import open_backbone
 from anosynth.errors import DataError
 from anosynth.imaging import resize_image
@@ -67,7 +68,7 @@ def run(
     real = _normals(shots, category, role=shortcut.role, count=shortcut.images, size_px=image.size_px)
     adapter = read_adapter(layout.normal_adapter(category))
     opened = open_backbone(backbone, compute=compute, root=layout.root)
-    with merged(opened.unet, adapter, backbone=opened.identity):
+    with personalized(opened, adapter):
         trip = round_trips.prepare(opened, adapter=adapter.digest, name=name, settings=round_trip)
         seeds = [seed_for(seed, "shortcut", category, at) for at in range(len(real))]
         step = round_trip.batch_size

@@ -11,7 +11,8 @@ import torch
 from torch.nn import functional
 
 from anosynth.detectors.presets import Switches
-from anosynth.diffusion.adapters import Adapter, merged
+from anosynth.diffusion.adapters import Adapter
+from anosynth.diffusion.decoder import personalized
 from anosynth.diffusion.latent import LatentDiffusion
 from anosynth.diffusion.twins import ALGORITHM, twin_painter
 from anosynth.features.ssim import lowest, similarities
@@ -154,9 +155,10 @@ class Personalizer:
 
     def _painted(self, given: Sequence[NDArray[np.uint8]], *, strength: float) -> NDArray[np.uint8]:
         latents = self._painter.encode(given)
-        with merged(self._backbone.unet, self._adapter, backbone=self._backbone.identity):
+        with personalized(self._backbone, self._adapter):
             twins = self._painter.twins(given, latents, ratio=strength)
-        return np.concatenate([twins, self._painter.round_trip(latents)[:, None]], axis=1)
+            trips = self._painter.round_trip(latents)
+        return np.concatenate([twins, trips[:, None]], axis=1)
 
     def repair(
         self, drawn: Sequence[Drawn], cells: Sequence[NDArray[np.bool_]], *, strength: float
@@ -175,7 +177,7 @@ class Personalizer:
         height, width = latents.shape[-2:]
         marked = torch.from_numpy(np.stack(cells)[:, None].astype(np.float32))
         redraw = functional.adaptive_max_pool2d(marked, (height, width))
-        with merged(self._backbone.unet, self._adapter, backbone=self._backbone.identity):
+        with personalized(self._backbone, self._adapter):
             return self._painter.repaired(
                 [one.given for one in drawn],
                 latents,

@@ -27,6 +27,7 @@ NAME = "default"
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 WEIGHTS_FILE = "adapter.safetensors"
 FACTS_FILE = "adapter.json"
+_DECODER = "decoder:"
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,7 @@ class Adapter:
         backbone: identity of the backbone it was trained on; it fits no other.
         tensors: float32 on the CPU, `<layer>.lora_A.weight` [r, in] and `<layer>.lora_B.weight` [out, r].
         facts: how it was trained, JSON values; not part of the digest.
+        decoder: weights of the subject's decoder, float16 on the CPU, by their names in it; none: the backbone's own.
     """
 
     rank: int
@@ -47,12 +49,26 @@ class Adapter:
     backbone: str
     tensors: Mapping[str, Tensor]
     facts: Mapping[str, object] = field(default_factory=dict)
+    decoder: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
         """Content digest of everything that acts on an image."""
-        weights = {name: [list(value.shape), digest_bytes(_raw(value))] for name, value in self.tensors.items()}
+        every = {**self.tensors, **decoder_named(self.decoder)}
+        weights = {name: [list(value.shape), digest_bytes(_raw(value))] for name, value in every.items()}
         return digest_value({**_head(self), "weights": weights})
+
+
+def decoder_named(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A decoder's weights under the names that an adapter's file keeps them by."""
+    return {f"{_DECODER}{name}": value for name, value in weights.items()}
+
+
+def without_decoder(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Tensors of an adapter's file, sorted: the adapter's own, and those of its decoder by their names in it."""
+    own = {name: value for name, value in sorted(tensors.items()) if not name.startswith(_DECODER)}
+    decoder = {name.removeprefix(_DECODER): value for name, value in sorted(tensors.items()) if name not in own}
+    return own, decoder
 
 
 def add_lora(unet: UNet2DConditionModel, *, rank: int, alpha: float, seed: int) -> dict[str, nn.Parameter]:
@@ -167,7 +183,8 @@ def merged(unet: UNet2DConditionModel, adapter: Adapter, *, backbone: str) -> It
 def adapter_to_bytes(adapter: Adapter) -> bytes:
     """One safetensors file with everything in it; equal adapters give equal bytes."""
     text = canonical_json({**_head(adapter), "facts": dict(adapter.facts)}).decode()
-    return tensors_to_bytes(dict(adapter.tensors), metadata={"anosynth": text})
+    every = {**adapter.tensors, **decoder_named(adapter.decoder)}
+    return tensors_to_bytes(every, metadata={"anosynth": text})
 
 
 def adapter_from_bytes(data: bytes, *, name: str) -> Adapter:
@@ -177,7 +194,7 @@ def adapter_from_bytes(data: bytes, *, name: str) -> Adapter:
         BackboneError: naming `name`, if the bytes are damaged, no adapter of ours, or of another format version.
     """
     try:
-        tensors = tensors_from_bytes(data)
+        tensors, decoder = without_decoder(tensors_from_bytes(data))
         length = int.from_bytes(data[:8], "little")
         head = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["anosynth"])
         if head["format"] != FORMAT:
@@ -187,8 +204,9 @@ def adapter_from_bytes(data: bytes, *, name: str) -> Adapter:
             float(head["alpha"]),
             tuple(head["targets"]),
             str(head["backbone"]),
-            dict(sorted(tensors.items())),
+            tensors,
             head["facts"],
+            decoder,
         )
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise BackboneError(f"{name} is damaged or no adapter of this project ({error}); train it again") from error

@@ -143,9 +143,11 @@ class DualAdapter(nn.Module):
 
     Attributes:
         text: the text encoder's LoRA, one for both branches' prompts, or None without one.
+        decoder: weights of the subject's decoder, trained apart; none: the backbone's own.
     """
 
     text: TextLoRA | None
+    decoder: Mapping[str, Tensor]
 
     def __init__(
         self,
@@ -171,6 +173,7 @@ class DualAdapter(nn.Module):
         if shape.text_rank and text is None:
             raise ValueError(f"text_rank is {shape.text_rank} and no text encoder was given")
         self.shape = shape
+        self.decoder = {}
         layers = attention_layers(unet)
         self.names = tuple(layers)
         self.parts = nn.ModuleList([DualAttention(layer, shape, generator) for layer in layers.values()])

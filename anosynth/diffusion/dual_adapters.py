@@ -14,7 +14,7 @@ from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
-from anosynth.diffusion.adapters import FACTS_FILE, WEIGHTS_FILE
+from anosynth.diffusion.adapters import FACTS_FILE, WEIGHTS_FILE, decoder_named, without_decoder
 from anosynth.diffusion.dual import DualAdapter, DualShape, attention_layers
 from anosynth.diffusion.text import TextEncoder
 from anosynth.errors import BackboneError
@@ -37,6 +37,7 @@ class SavedDual:
             `text:<projection>.<part>`.
         terms: what drawing with it needs, JSON values (prompts, neutral colour, mask rule); part of the digest.
         facts: how it was trained, JSON values; not part of the digest.
+        decoder: weights of the subject's decoder, float16 on the CPU, by their names in it; none: the backbone's own.
     """
 
     shape: DualShape
@@ -44,13 +45,14 @@ class SavedDual:
     tensors: Mapping[str, Tensor]
     terms: Mapping[str, object] = field(default_factory=dict)
     facts: Mapping[str, object] = field(default_factory=dict)
+    decoder: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
         """Content digest of everything that acts on an image."""
         weights = {
             name: [str(value.dtype), list(value.shape), digest_bytes(value.contiguous().numpy().tobytes())]
-            for name, value in self.tensors.items()
+            for name, value in {**self.tensors, **decoder_named(self.decoder)}.items()
         }
         return digest_value({**_head(self), "weights": weights})
 
@@ -62,6 +64,7 @@ def take_dual(
     half_precision: bool,
     terms: Mapping[str, object],
     facts: Mapping[str, object],
+    decoder: Mapping[str, Tensor] | None = None,
 ) -> SavedDual:
     """Copy the weights out of an adapter.
 
@@ -71,10 +74,11 @@ def take_dual(
         half_precision: keep float16: half the size, weights rounded by less than one part in two thousand.
         terms: what drawing with it needs, JSON values.
         facts: how it was trained, JSON values.
+        decoder: weights of the subject's decoder, if it has one.
     """
     dtype = torch.float16 if half_precision else torch.float32
     tensors = {name: value.detach().cpu().to(dtype).clone() for name, value in _named(adapter).items()}
-    return SavedDual(adapter.shape, backbone, tensors, dict(terms), dict(facts))
+    return SavedDual(adapter.shape, backbone, tensors, dict(terms), dict(facts), dict(decoder or {}))
 
 
 def open_dual(
@@ -115,13 +119,14 @@ def open_dual(
     with torch.no_grad():
         for name, parameter in wanted.items():
             parameter.copy_(saved.tensors[name])
+    adapter.decoder = saved.decoder
     return adapter.to(unet.device)
 
 
 def dual_to_bytes(saved: SavedDual) -> bytes:
     """One safetensors file with everything in it; equal adapters give equal bytes."""
     text = canonical_json({**_head(saved), "facts": dict(saved.facts)}).decode()
-    return tensors_to_bytes(dict(saved.tensors), metadata={"anosynth": text})
+    return tensors_to_bytes({**saved.tensors, **decoder_named(saved.decoder)}, metadata={"anosynth": text})
 
 
 def dual_from_bytes(data: bytes, *, name: str) -> SavedDual:
@@ -131,7 +136,7 @@ def dual_from_bytes(data: bytes, *, name: str) -> SavedDual:
         BackboneError: naming `name`, if the bytes are damaged, no pair adapter, or of another format version.
     """
     try:
-        tensors = tensors_from_bytes(data)
+        tensors, decoder = without_decoder(tensors_from_bytes(data))
         length = int.from_bytes(data[:8], "little")
         head = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["anosynth"])
         if head["kind"] != KIND:
@@ -141,9 +146,10 @@ def dual_from_bytes(data: bytes, *, name: str) -> SavedDual:
         return SavedDual(
             DualShape(**head["shape"]),
             str(head["backbone"]),
-            dict(sorted(tensors.items())),
+            tensors,
             head["terms"],
             head["facts"],
+            decoder,
         )
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise BackboneError(f"{name} is damaged or no pair adapter ({error}); train it again") from error

@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from anosynth.diffusion.background import check_backgrounds, see_background
+from anosynth.diffusion.decoder import decoding
 from anosynth.diffusion.dual import DualAdapter, attach_merged, detach
 from anosynth.diffusion.latent import LatentDiffusion
 from anosynth.diffusion.solver import SamplerSettings, level_of, renoise, solve
@@ -39,13 +40,13 @@ class DualPrompts:
 
 @contextmanager
 def two_branches(backbone: LatentDiffusion, adapter: DualAdapter) -> Iterator[None]:
-    """Let the backbone draw with both branches, merged and folded; its own attention is back at the end.
+    """Let the backbone draw with both branches, merged and folded; what was its own is back at the end.
 
     Prompts are to be embedded inside: if the adapter has a LoRA of the text encoder, it is at work here and only here.
     """
     attach_merged(backbone.unet, adapter)
     try:
-        with adapted(backbone.text, adapter.text):
+        with adapted(backbone.text, adapter.text), decoding(backbone, adapter.decoder):
             yield
     finally:
         detach(backbone.unet)

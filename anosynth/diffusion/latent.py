@@ -134,6 +134,10 @@ class LatentDiffusion:
         """Latents of images, float32 [B, C, h, w]: the posterior's mean, so that no noise is needed."""
         return self.encode_moments(images).mean
 
+    def unscaled(self, latents: Tensor) -> Tensor:
+        """What the VAE's decoder is given for latents of the U-Net's scale."""
+        return latents / self._scale + self._shift
+
     @torch.no_grad()
     def decode(self, latents: Tensor) -> NDArray[np.uint8]:
         """Images of latents [B, C, h, w]: uint8 RGB [B, H, W, 3].
@@ -143,7 +147,7 @@ class LatentDiffusion:
         """
         images = []
         for start in range(0, len(latents), IMAGES_AT_ONCE):
-            raw = latents[start : start + IMAGES_AT_ONCE] / self._scale + self._shift
+            raw = self.unscaled(latents[start : start + IMAGES_AT_ONCE])
             pixels = self.vae.decode(raw.to(self.device, self.dtype)).sample.float().cpu().numpy()
             if not np.isfinite(pixels).all():
                 raise BackboneError(

@@ -46,15 +46,17 @@ class LoopSettings:
 
     Attributes:
         steps: optimizer steps in all.
-        lr: constant learning rate of AdamW.
+        lr: learning rate of AdamW.
         checkpoint_every: steps between checkpoints; it changes no result.
         log_every: steps between logged lines; it changes no result.
+        falling: the learning rate falls linearly, to zero after the last step; else it is constant.
     """
 
     steps: int
     lr: float
     checkpoint_every: int
     log_every: int
+    falling: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +113,9 @@ def run_steps(
     saved = checkpoints.get_blob(key)
     start = 0 if saved is None else _restore(saved, parameters, optimizer, losses, doing)
     for step in track(range(start, settings.steps), total=settings.steps, doing=doing, unit="step", done=start):
+        if settings.falling:
+            for group in optimizer.param_groups:
+                group["lr"] = settings.lr * (1.0 - step / settings.steps)
         with accelerator.autocast():
             loss = step_loss(step)
         accelerator.backward(loss)
@@ -178,8 +183,13 @@ def _restore(
             "doctor --prune"
         )
     with torch.no_grad():
-        for name, parameter in parameters.items():
+        for place, (name, parameter) in enumerate(parameters.items()):
             parameter.copy_(tensors[f"value/{name}"])
+            # in the parameter's own memory format: the fused optimizer goes through both as they lie
+            state[place] = {
+                key: torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
+                for key, value in state[place].items()
+            }
         losses.copy_(tensors["losses"])
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     return int(tensors["step"])

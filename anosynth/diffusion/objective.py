@@ -1,10 +1,15 @@
-"""What training minimizes: the denoising error, its weighting over timesteps, and prior preservation."""
+"""What training minimizes: the denoising error with its weights and prior preservation, and how a picture looks."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+from torch.nn import functional
 
 from anosynth.diffusion.schedule import NoiseSchedule
+from anosynth.features.lite import LiteNetwork
+
+PERCEPTUAL_LEVELS = (1, 2, 3)
 
 
 def denoising_loss(prediction: Tensor, target: Tensor, *, weights: Tensor | None = None) -> Tensor:
@@ -52,3 +57,39 @@ def with_prior(shots: Tensor, prior: Tensor, *, weight: float) -> Tensor:
         weight: lambda; 0 forgets the prior, 1 counts both alike.
     """
     return shots + weight * prior
+
+
+def reconstruction_loss(output: Tensor, target: Tensor, *, ssim_weight: float) -> Tensor:
+    """Mean |output - target| + ssim_weight (1 - SSIM), both [B, 3, H, W] in [-1, 1].
+
+    SSIM (Wang et al. 2004) with a box window of 7 px, constants for a range of 2.
+    """
+    l1 = (output - target).abs().mean()
+    c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2
+    stack = torch.cat([output, target, output * output, target * target, output * target])
+    mx, my, xx, yy, xy = functional.avg_pool2d(stack, 7, stride=2).chunk(5)
+    ssim = ((2 * mx * my + c1) * (2 * (xy - mx * my) + c2)) / (
+        (mx * mx + my * my + c1) * (xx - mx * mx + yy - my * my + c2)
+    )
+    return l1 + ssim_weight * (1.0 - ssim.mean())
+
+
+def perceptual_loss(network: LiteNetwork, output: Tensor, target: Tensor) -> Tensor:
+    """Distance of two batches as a frozen network sees them, LPIPS without its weights (Zhang et al. 2018).
+
+    Args:
+        network: EfficientNet-Lite0; results are measured with Lite2.
+        output: [B, 3, H, W] in [-1, 1], which is the network's own input scale.
+        target: likewise.
+
+    Returns:
+        Sum over the levels of the mean over cells of |f(output) - f(target)|^2, f of unit length in every cell.
+    """
+    with torch.no_grad():
+        wanted = network.maps(target, PERCEPTUAL_LEVELS)
+    found = network.maps(output.contiguous(memory_format=torch.channels_last), PERCEPTUAL_LEVELS)
+    distances = [
+        (functional.normalize(f.float(), dim=1) - functional.normalize(w.float(), dim=1)).square().sum(dim=1).mean()
+        for f, w in zip(found, wanted, strict=True)
+    ]
+    return torch.stack(distances).sum()

@@ -8,7 +8,7 @@ backbone drew, before decoding.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +25,7 @@ from anosynth.diffusion.adapters import (
     remove_lora,
     take_adapter,
 )
+from anosynth.diffusion.decoder import DecoderSettings, fit_decoder
 from anosynth.diffusion.devices import accelerator_for
 from anosynth.diffusion.latent import LatentDiffusion, Moments
 from anosynth.diffusion.loop import CheckpointStore, LoopSettings
@@ -98,7 +99,7 @@ def personalize(
     compute: ComputeParams,
     store: CheckpointStore,
 ) -> Adapter:
-    """Train a LoRA on the normal shots of one category and store it.
+    """Train a LoRA on the normal shots of one category, and the decoder if asked for, and store both as one adapter.
 
     Args:
         backbone: open; its U-Net is as before when this returns or raises.
@@ -145,6 +146,17 @@ def personalize(
         )
     finally:
         remove_lora(backbone.unet)
+    decoder = fit_decoder(
+        backbone,
+        images,
+        DecoderSettings(settings.decoder_steps, settings.decoder_lr, settings.checkpoint_every, settings.log_every),
+        seed=subject.seed,
+        address=(STAGE, subject.category),
+        accelerator=accelerator_for(compute),
+        checkpoints=store,
+        key=_key(fingerprint, "decoder"),
+    )
+    adapter = replace(adapter, decoder=decoder)
     store.put_blob(_key(fingerprint, "adapter"), adapter_to_bytes(adapter))
     return adapter
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from anosynth.diffusion.background import background_image
+from anosynth.diffusion.decoder import DecoderSettings, decoding, fit_decoder
 from anosynth.diffusion.devices import accelerator_for
 from anosynth.diffusion.dual import DualAdapter, DualShape
 from anosynth.diffusion.dual_adapters import SavedDual, dual_from_bytes, dual_to_bytes, take_dual
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     View = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 STAGE = "personalize_pairs"
-ALGORITHM = 2
+ALGORITHM = 3
 """Raised whenever equal values give another adapter."""
 
 MIN_SHOTS = 2
@@ -163,16 +164,32 @@ def fit(
     for defect, pairs in sized.items():
         check_shots(pairs, category=subject.category, defect=defect)
     everything = [pair for pairs in sized.values() for pair in pairs]
-    rules = {
-        defect: mask_rule(
-            pairs,
-            key=spec.key,
-            reading=spec.masks,
-            see=lambda parts: list(backbone.decode(backbone.encode(parts))),
-            seed=seed_for(subject.seed, STAGE, subject.category, defect, "masks"),
-        )
-        for defect, pairs in sized.items()
-    }
+    fingerprint = subject.fingerprint(spec, compute)
+    decoder = fit_decoder(
+        backbone,
+        [
+            view
+            for pair in everything
+            for view in (pair.image, masks.neutral_part(pair.image, pair.mask, key=masks.GREY))
+        ],
+        DecoderSettings(spec.decoder_steps, spec.decoder_lr, spec.checkpoint_every, spec.log_every),
+        seed=subject.seed,
+        address=(STAGE, subject.category, *(defect for defect, _ in subject.defects)),
+        accelerator=accelerator_for(compute),
+        checkpoints=store,
+        key=_key(fingerprint, "decoder"),
+    )
+    with decoding(backbone, decoder):
+        rules = {
+            defect: mask_rule(
+                pairs,
+                key=spec.key,
+                reading=spec.masks,
+                see=lambda parts: list(backbone.decode(backbone.encode(parts))),
+                seed=seed_for(subject.seed, STAGE, subject.category, defect, "masks"),
+            )
+            for defect, pairs in sized.items()
+        }
     prompts = {
         defect: (
             spec.prompt.format(name=subject.name, defect=said),
@@ -186,7 +203,6 @@ def fit(
         generator=torch_generator(seed_for(subject.seed, STAGE, subject.category, "adapter")),
         text=backbone.text,
     ).to(backbone.device)
-    fingerprint = subject.fingerprint(spec, compute)
     seen = {defect: all_views(pairs, subject, spec) for defect, pairs in sized.items()}
     terms = DualTerms(
         prompts=prompts,
@@ -201,7 +217,12 @@ def fit(
 
     def taken() -> SavedDual:
         return take_dual(
-            adapter, backbone=subject.backbone, half_precision=spec.half_precision, terms=terms.to_json(), facts={}
+            adapter,
+            backbone=subject.backbone,
+            half_precision=spec.half_precision,
+            terms=terms.to_json(),
+            facts={},
+            decoder=decoder,
         )
 
     def keep_candidate(step: int) -> None:

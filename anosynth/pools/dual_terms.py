@@ -17,7 +17,7 @@ _TRAINING = frozenset(
     {
         "kind", "mode", "rank", "alpha", "inner", "background", "text_rank", "half_precision", "shared", "steps", "lr",
         "batch_size", "min_snr_gamma", "text_dropout", "views", "max_shift_ratio", "prompt", "part_prompt", "key",
-        "masks", "candidates", "candidate_draws",
+        "masks", "candidates", "candidate_draws", "decoder_steps", "decoder_lr",
     }
 )  # fmt: skip
 _SHAPELESS = frozenset({"checkpoint_every", "log_every"})

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from anosynth.diffusion.autoencoder import UnshuffleAutoencoder
+from anosynth.diffusion.objective import reconstruction_loss
 from anosynth.pretraining.corpus import Corpus
 from anosynth.pretraining.recipe import AutoencoderRecipe
 from anosynth.pretraining.replicas import Replicas
@@ -45,21 +45,6 @@ def _crop(corpus: Corpus, rng: np.random.Generator, size_px: int) -> np.ndarray:
     crop = image[y : y + size_px, x : x + size_px].astype(np.float32) / np.float32(255.0)
     crop = np.rot90(crop, int(rng.integers(4)))
     return crop[:, ::-1] if rng.random() < 0.5 else crop
-
-
-def reconstruction_loss(output: Tensor, target: Tensor, *, ssim_weight: float) -> Tensor:
-    """Mean |output - target| + ssim_weight (1 - SSIM), both [B, 3, H, W] in [-1, 1].
-
-    SSIM (Wang et al. 2004) with a box window of 7 px, constants for a range of 2.
-    """
-    l1 = (output - target).abs().mean()
-    c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2
-    stack = torch.cat([output, target, output * output, target * target, output * target])
-    mx, my, xx, yy, xy = functional.avg_pool2d(stack, 7, stride=2).chunk(5)
-    ssim = ((2 * mx * my + c1) * (2 * (xy - mx * my) + c2)) / (
-        (mx * mx + my * my + c1) * (xx - mx * mx + yy - my * my + c2)
-    )
-    return l1 + ssim_weight * (1.0 - ssim.mean())
 
 
 def start(recipe: AutoencoderRecipe, *, seed: int, device: str) -> TrainingState:

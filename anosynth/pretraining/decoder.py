@@ -12,15 +12,15 @@ from collections.abc import Iterator
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
-from torch.nn import functional
 
 from anosynth.diffusion.autoencoder import LATENT_STRIDE, UnshuffleAutoencoder
 from anosynth.diffusion.embedded import SCHEDULE
+from anosynth.diffusion.objective import perceptual_loss, reconstruction_loss
 from anosynth.diffusion.schedule import NoiseSchedule
 from anosynth.diffusion.solver import SamplerSettings, renoise, solve
 from anosynth.diffusion.text import TextEmbedding
-from anosynth.features.lite import LiteNetwork, open_network
-from anosynth.pretraining.autoencoder import crops, follow_steps, psnr_of, reconstruction_loss
+from anosynth.features.lite import open_network
+from anosynth.pretraining.autoencoder import crops, follow_steps, psnr_of
 from anosynth.pretraining.corpus import Corpus
 from anosynth.pretraining.recipe import DecoderRecipe
 from anosynth.pretraining.state import TrainingState
@@ -28,7 +28,6 @@ from anosynth.seeding import numpy_rng, seed_for, torch_generator
 
 BORDER_CELLS = 2
 """Latent cells around the window that is drawn again; the encoder saw them, the decoder does not."""
-PERCEPTUAL_LEVELS = (1, 2, 3)
 MOST_SOLVER_STEPS = 3
 
 
@@ -37,27 +36,6 @@ def start(network: UnshuffleAutoencoder, recipe: DecoderRecipe) -> TrainingState
     network.requires_grad_(False)
     decoder = network.decoder.requires_grad_(True)
     return TrainingState(decoder, torch.optim.AdamW(decoder.parameters(), lr=recipe.lr, betas=(0.9, 0.99), fused=True))
-
-
-def perceptual_loss(network: LiteNetwork, output: Tensor, target: Tensor) -> Tensor:
-    """Distance of two batches as a frozen network sees them, LPIPS without its weights (Zhang et al. 2018).
-
-    Args:
-        network: EfficientNet-Lite0; results are measured with Lite2.
-        output: [B, 3, H, W] in [-1, 1], which is the network's own input scale.
-        target: likewise.
-
-    Returns:
-        Sum over the levels of the mean over cells of |f(output) - f(target)|^2, f of unit length in every cell.
-    """
-    with torch.no_grad():
-        wanted = network.maps(target, PERCEPTUAL_LEVELS)
-    found = network.maps(output.contiguous(memory_format=torch.channels_last), PERCEPTUAL_LEVELS)
-    distances = [
-        (functional.normalize(f.float(), dim=1) - functional.normalize(w.float(), dim=1)).square().sum(dim=1).mean()
-        for f, w in zip(found, wanted, strict=True)
-    ]
-    return torch.stack(distances).sum()
 
 
 def redrawn(

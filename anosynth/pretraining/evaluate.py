@@ -23,7 +23,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from skimage import data as textures
 
-from anosynth.diffusion.adapters import merged
+from anosynth.diffusion.decoder import personalized
 from anosynth.diffusion.latent import LatentDiffusion, open_backbone
 from anosynth.diffusion.personalize import Subject, personalize
 from anosynth.diffusion.sample import text_to_image
@@ -190,7 +190,7 @@ def personalization(
     began = time.process_time()
     adapter = personalize(backbone, shots, subject, settings, compute=compute, store=ShardStore(MEMORY))
     cpu_s = time.process_time() - began
-    with merged(backbone.unet, adapter, backbone=backbone.identity):
+    with personalized(backbone, adapter):
         drawn = draw(backbone, prompts, seed=seed, settings=sampler)
     rng = numpy_rng(seed, "evaluate_personalization")
     real = features.pooled(held_out)
@@ -231,7 +231,7 @@ def _high_pass(image: Image8) -> NDArray[np.float64]:
     return np.asarray((fine - fine.mean()) / (np.linalg.norm(fine - fine.mean()) + 1e-9))
 
 
-def _adapting(steps: int) -> PersonalizeNormalsParams:
+def _adapting(steps: int, decoder_steps: int = 0) -> PersonalizeNormalsParams:
     return PersonalizeNormalsParams.model_validate(
         {
             "rank": 64,
@@ -241,6 +241,7 @@ def _adapting(steps: int) -> PersonalizeNormalsParams:
             "batch_size": 8,
             "prior_weight": 0.0,
             "prior_images": 0,
+            "decoder_steps": decoder_steps,
         }
     )
 
@@ -256,7 +257,8 @@ def main() -> None:
     parser.add_argument("--prompts", choices=("eval", "dev"), default="eval", help="dev: to choose guidance by")
     parser.add_argument("--guidance", type=float, default=SAMPLER.guidance)
     parser.add_argument("--per-prompt", type=int, default=10)
-    parser.add_argument("--lora-steps", type=int, default=1000)
+    parser.add_argument("--lora-steps", type=int, default=400)
+    parser.add_argument("--lora-decoder-steps", type=int, default=150)
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--cases", type=int, default=100)
     parser.add_argument("--lora-guidance", type=float, default=1.0)
@@ -316,7 +318,7 @@ def main() -> None:
             shots,
             held_out,
             compute=compute,
-            settings=_adapting(arguments.lora_steps),
+            settings=_adapting(arguments.lora_steps, arguments.lora_decoder_steps),
             sampler=SamplerSettings("dpm_solver", 20, arguments.lora_guidance),
             name="worn steel ball screw",
             num_samples=arguments.samples,

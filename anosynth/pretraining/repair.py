@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from anosynth.diffusion.adapters import Adapter, merged
+from anosynth.diffusion.adapters import Adapter
+from anosynth.diffusion.decoder import personalized
 from anosynth.diffusion.latent import LatentDiffusion
 from anosynth.diffusion.personalize import Subject, personalize
 from anosynth.diffusion.sample import image_to_image
@@ -72,7 +73,7 @@ def scratch_removal(
         pairs = [render_pair(category, defect="scratch", seed=one, size_px=SIZE_PX) for one in seeds]
         scratched, sound = [pair.defective.image for pair in pairs], [pair.sound.image for pair in pairs]
         adapter = _adapter(backbone, category, name, repair, compute=compute, seed=seed)
-        with merged(backbone.unet, adapter, backbone=backbone.identity) if adapter else nullcontext():
+        with personalized(backbone, adapter) if adapter else nullcontext():
             outputs, kept = (_redrawn(backbone, images, name, repair, seeds) for images in (scratched, sound))
             still = _redrawn(backbone, scratched[:8], name, replace(repair, strength=0.0), seeds[:8])
         trips = round_trip(backbone, scratched), round_trip(backbone, sound)

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from anosynth.diffusion.autoencoder import UnshuffleAutoencoder
 from anosynth.diffusion.embedded import SCHEDULE
 from anosynth.diffusion.minilm import MiniLMTextEncoder
+from anosynth.diffusion.objective import perceptual_loss, reconstruction_loss
 from anosynth.diffusion.schedule import NoiseSchedule
 from anosynth.errors import ParamsError
 from anosynth.features.lite import open_network
 from anosynth.pretraining import autoencoder, decoder, denoiser
-from anosynth.pretraining.autoencoder import crops, reconstruction_loss
+from anosynth.pretraining.autoencoder import crops
 from anosynth.pretraining.corpus import PIECE_ROWS, Corpus
-from anosynth.pretraining.decoder import perceptual_loss, redrawn
+from anosynth.pretraining.decoder import redrawn
 from anosynth.pretraining.denoiser import LatentCorpus, draw_batch, encode_pieces, open_latents, velocity_weight
 from anosynth.pretraining.recipe import AutoencoderRecipe, DecoderRecipe, DenoiserRecipe, load_recipe
 from anosynth.pretraining.replicas import Replicas
