@@ -164,13 +164,15 @@ class _Piece:
         alpha: [h, w] in [0, 1]; at least 1/2 exactly where `inside`.
         inside: [h, w], the region.
         surround: [h, w], the ring whose colour is matched.
-        surrounding_mean: [3], mean colour of the ring in the source; NaN if there is none.
+        known: [h, w], what of the ring the source shows, without its other defects.
+        surrounding_mean: [3], mean colour of that in the source; NaN if there is none.
     """
 
     pixels: NDArray[np.float64]
     alpha: NDArray[np.float64]
     inside: NDArray[np.bool_]
     surround: NDArray[np.bool_]
+    known: NDArray[np.bool_]
     surrounding_mean: NDArray[np.float64]
 
 
@@ -219,7 +221,7 @@ def _cut(
     surround = (distance < -clear) & (distance >= -reach)
     known = surround & in_frame & (to_others < -clear)
     mean = pixels[known].mean(axis=0) if known.any() else np.full(3, np.nan)
-    return _Piece(pixels, alpha, inside, surround, mean)
+    return _Piece(pixels, alpha, inside, surround, known, mean)
 
 
 def _signed_distance(region: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -268,13 +270,14 @@ def _unlikeness(
 ) -> NDArray[np.float64]:
     """Mean squared difference [N] between what surrounds each place and what surrounded the defect in its shot.
 
-    Grey levels, each picture's in units of its object's own mean and deviation; all places at once by correlation.
-    Where less than half of the surroundings would lie on the object, infinity.
+    Grey levels, each picture's in units of its object's own mean and deviation; all places at once by correlation. What
+    surrounds may be the ground beside the object: a chipped edge belongs on an edge. Where less than half of the
+    surroundings would lie in the picture, infinity.
 
     Args:
         places: of the piece's frame, (top, left) [N, 2].
         piece: what is pasted.
-        wide: the same with a wider ring, `wide.surround`; its frame has the same middle.
+        wide: the same with a wider ring, of which `wide.known` counts; its frame has the same middle.
         image: where it is pasted, [H, W, 3].
         foreground: where the object is there.
         shot: where it was cut, [H, W, 3].
@@ -283,25 +286,26 @@ def _unlikeness(
     mean, deviation = _grey_scale(image, foreground)
     shot_mean, shot_deviation = _grey_scale(shot, shot_foreground)
     rows, columns = wide.inside.shape
-    on_object = np.pad(foreground.astype(np.float64), ((rows, rows), (columns, columns)))
-    here = np.pad((image.mean(axis=2) - mean) / deviation, ((rows, rows), (columns, columns))) * on_object
-    ring = wide.surround.astype(np.float64)
+    frame = ((rows, rows), (columns, columns))
+    in_picture = np.pad(np.ones(image.shape[:2]), frame)
+    here = np.pad((image.mean(axis=2) - mean) / deviation, frame)
+    ring = wide.known.astype(np.float64)
     there = (wide.pixels.mean(axis=2) - shot_mean) / shot_deviation * ring
 
     def correlated(picture: NDArray[np.float64], kernel: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(signal.fftconvolve(picture, kernel[::-1, ::-1], mode="valid"))
 
-    weight = np.rint(correlated(on_object, ring))
-    squares = correlated(here**2, ring) - 2.0 * correlated(here, there) + correlated(on_object, there**2)
+    weight = np.rint(correlated(in_picture, ring))
+    squares = correlated(here**2, ring) - 2.0 * correlated(here, there) + correlated(in_picture, there**2)
     cost = np.where(weight >= 0.5 * max(1.0, ring.sum()), squares / np.maximum(weight, 1.0), np.inf)
     margins = [(wide_side - side) // 2 for wide_side, side in zip(wide.inside.shape, piece.inside.shape, strict=True)]
     return cost[places[:, 0] - margins[0] + rows, places[:, 1] - margins[1] + columns]
 
 
 def _grey_scale(image: NDArray[np.uint8], where: NDArray[np.bool_]) -> tuple[float, float]:
-    """Mean and deviation of the grey levels of an object."""
+    """Mean and deviation of the grey levels of an object, the latter at least one level."""
     grey = image.mean(axis=2)[where] if where.any() else image.mean(axis=2)
-    return float(grey.mean()), float(grey.std()) + 1e-6
+    return float(grey.mean()), max(1.0, float(grey.std()))
 
 
 def _windows(

@@ -174,7 +174,7 @@ def test_the_fingerprint_follows_everything_that_shapes_the_adapter_and_nothing_
             changes += 1
     seen.add(base.fingerprint(SETTINGS, compute.model_copy(update={"threads": 2})))
     assert len(seen) == changes + 2
-    assert changes == 7 + 12
+    assert changes == 7 + 14
 
 
 def test_a_learning_rate_that_explodes_ends_in_one_sentence_and_keeps_no_adapter(

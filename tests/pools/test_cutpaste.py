@@ -197,16 +197,15 @@ def test_unlikeness_is_the_mean_squared_difference_of_the_surroundings() -> None
     for at in range(0, len(places), 97):
         top, left = places[at] - margin
         differences = []
-        for row, column in np.argwhere(wide.surround):
+        for row, column in np.argwhere(wide.known):
             y, x = top + row, left + column
-            if 0 <= y < SIZE_PX and 0 <= x < SIZE_PX and foreground[y, x]:
+            if 0 <= y < SIZE_PX and 0 <= x < SIZE_PX:
                 own = (wide.pixels[row, column].mean() - there.mean()) / there.std()
                 differences.append(((grey[y, x] - mean) / deviation - own) ** 2)
-        if len(differences) < 0.5 * wide.surround.sum():
+        if len(differences) < 0.5 * wide.known.sum():
             assert found[at] == np.inf
         else:
             assert found[at] == pytest.approx(np.mean(differences), rel=1e-6)
-    assert np.isinf(found).any()
     assert np.isfinite(found).any()
 
 
@@ -230,3 +229,28 @@ def test_without_mirror_a_defect_keeps_its_hand() -> None:
             whole = drawn.mask.any(axis=0)
             hands.add((mirror, bool(first[whole.argmax()])))  # whether the upper end is on the left
     assert hands == {(True, True), (True, False), (False, True)}
+
+
+def test_a_chipped_edge_goes_to_an_edge() -> None:
+    def plate(level: int) -> np.ndarray:
+        image = flat(20)
+        image[12:52, 12:52] = level
+        return image
+
+    image, mask = plate(180), np.zeros((SIZE_PX, SIZE_PX), np.uint8)
+    mask[12:18, 28:36] = 255  # at the upper edge
+    image[mask > 0] = 20
+    inside = plate(1) == 1
+    foreground = np.where(inside[:, :, 0], np.uint8(255), np.uint8(0))
+    for seed in range(12):
+        drawn = draft_from_shot(
+            normal(plate(150)),
+            RealPair(image, mask, "s", "CC0-1.0"),
+            foreground=foreground,
+            spec=spec(),
+            rng=np.random.default_rng(seed),
+            mirror=False,
+            shot_foreground=foreground,
+        )
+        assert drawn is not None
+        assert np.argwhere(drawn.mask)[0][0] in (12, 13)  # 33 places of the best row are 2.9 % of all
