@@ -270,8 +270,8 @@ def _unlikeness(
 ) -> NDArray[np.float64]:
     """Mean squared difference [N] between what surrounds each place and what surrounded the defect in its shot.
 
-    Grey levels, each picture's in units of its object's own mean and deviation; all places at once by correlation. What
-    surrounds may be the ground beside the object: a chipped edge belongs on an edge. Where less than half of the
+    Grey levels, each picture's in units of its object's mean, as colours are matched; all places at once by correlation.
+    What surrounds may be the ground beside the object: a chipped edge belongs on an edge. Where less than half of the
     surroundings would lie in the picture, infinity.
 
     Args:
@@ -283,14 +283,12 @@ def _unlikeness(
         shot: where it was cut, [H, W, 3].
         shot_foreground: where the object was.
     """
-    mean, deviation = _grey_scale(image, foreground)
-    shot_mean, shot_deviation = _grey_scale(shot, shot_foreground)
     rows, columns = wide.inside.shape
     frame = ((rows, rows), (columns, columns))
     in_picture = np.pad(np.ones(image.shape[:2]), frame)
-    here = np.pad((image.mean(axis=2) - mean) / deviation, frame)
+    here = np.pad(image.mean(axis=2) / _mean_grey(image, foreground), frame)
     ring = wide.known.astype(np.float64)
-    there = (wide.pixels.mean(axis=2) - shot_mean) / shot_deviation * ring
+    there = wide.pixels.mean(axis=2) / _mean_grey(shot, shot_foreground) * ring
 
     def correlated(picture: NDArray[np.float64], kernel: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(signal.fftconvolve(picture, kernel[::-1, ::-1], mode="valid"))
@@ -302,10 +300,10 @@ def _unlikeness(
     return cost[places[:, 0] - margins[0] + rows, places[:, 1] - margins[1] + columns]
 
 
-def _grey_scale(image: NDArray[np.uint8], where: NDArray[np.bool_]) -> tuple[float, float]:
-    """Mean and deviation of the grey levels of an object, the latter at least one level."""
-    grey = image.mean(axis=2)[where] if where.any() else image.mean(axis=2)
-    return float(grey.mean()), max(1.0, float(grey.std()))
+def _mean_grey(image: NDArray[np.uint8], where: NDArray[np.bool_]) -> float:
+    """Mean grey level of an object, at least 1."""
+    grey = image.mean(axis=2)
+    return max(1.0, float((grey[where] if where.any() else grey).mean()))
 
 
 def _windows(

@@ -192,7 +192,6 @@ def test_unlikeness_is_the_mean_squared_difference_of_the_surroundings() -> None
     places = _places(piece.inside, foreground)
     found = _unlikeness(places, piece, wide, image, foreground, shot, np.ones_like(region))
     grey, there = image.mean(axis=2), shot.mean(axis=2)
-    mean, deviation = grey[foreground].mean(), grey[foreground].std()
     margin = [(a - b) // 2 for a, b in zip(wide.inside.shape, piece.inside.shape, strict=True)]
     for at in range(0, len(places), 97):
         top, left = places[at] - margin
@@ -200,8 +199,8 @@ def test_unlikeness_is_the_mean_squared_difference_of_the_surroundings() -> None
         for row, column in np.argwhere(wide.known):
             y, x = top + row, left + column
             if 0 <= y < SIZE_PX and 0 <= x < SIZE_PX:
-                own = (wide.pixels[row, column].mean() - there.mean()) / there.std()
-                differences.append(((grey[y, x] - mean) / deviation - own) ** 2)
+                own = wide.pixels[row, column].mean() / there.mean()
+                differences.append((grey[y, x] / grey[foreground].mean() - own) ** 2)
         if len(differences) < 0.5 * wide.known.sum():
             assert found[at] == np.inf
         else:
