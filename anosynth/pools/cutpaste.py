@@ -270,8 +270,8 @@ def _unlikeness(
 ) -> NDArray[np.float64]:
     """Mean squared difference [N] between what surrounds each place and what surrounded the defect in its shot.
 
-    Grey levels, each picture's in units of its object's mean, as colours are matched; all places at once by correlation.
-    What surrounds may be the ground beside the object: a chipped edge belongs on an edge. Where less than half of the
+    Grey levels in units of each object's own mean, as colours are matched; all places at once by correlation. What
+    surrounds may be the ground beside the object: a chipped edge belongs on an edge. Where less than half of the
     surroundings would lie in the picture, infinity.
 
     Args:
