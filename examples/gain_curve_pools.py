@@ -178,6 +178,7 @@ class Draw:
                 adapter=saved.digest,
                 terms=dual_terms.terms_from_json(saved.terms),
                 defect=job.defect,
+                decoder=dual.decoder,
             )
             return list(dual_pairs.samples(job, prepared, spec, max_attempts=MAX_ATTEMPTS))
 

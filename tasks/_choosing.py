@@ -127,6 +127,7 @@ def share_above(
                 terms=terms,
                 defect=one.job.defect or "",
                 with_backgrounds=candidate.saved.shape.background != "off",
+                decoder=dual.decoder,
             )
             images = _drawn(one.job, generator, spec)
             above += sum(one.nearest.match(image).similarity > one.ceiling.value for image in images)

@@ -75,6 +75,7 @@ def draw(
                 terms=terms_from_json(adapter.terms),
                 defect=first.defect,
                 with_backgrounds=adapter.shape.background != "off",
+                decoder=dual.decoder,
             )
             for job in track(missing, total=len(missing), doing=what, unit="shard"):
                 store.put(job, dual_pairs.samples(job, generator, spec, max_attempts=max_attempts))

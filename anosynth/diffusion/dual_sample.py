@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -40,13 +40,13 @@ class DualPrompts:
 
 @contextmanager
 def two_branches(backbone: LatentDiffusion, adapter: DualAdapter) -> Iterator[None]:
-    """Let the backbone draw with both branches, merged and folded; what was its own is back at the end.
+    """Let the backbone draw with both branches, merged and folded; its own attention is back at the end.
 
     Prompts are to be embedded inside: if the adapter has a LoRA of the text encoder, it is at work here and only here.
     """
     attach_merged(backbone.unet, adapter)
     try:
-        with adapted(backbone.text, adapter.text), decoding(backbone, adapter.decoder):
+        with adapted(backbone.text, adapter.text):
             yield
     finally:
         detach(backbone.unet)
@@ -64,6 +64,7 @@ def draw_pairs(
     strength: float = 1.0,
     parent_parts: Tensor | None = None,
     backgrounds: Tensor | None = None,
+    decoder: Mapping[str, Tensor] | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Draw one pair per generator, inside `two_branches`.
 
@@ -78,6 +79,8 @@ def draw_pairs(
         parent_parts: clean latents of the parents' own parts [B, C, h, w], which the parts start from; None: zeros.
         backgrounds: clean latents of backgrounds, [B, C, h, w] or one for all [1, C, h, w], for an adapter with
             background compensation. Each pair draws one noise for its background, last, and keeps it at every step.
+        decoder: weights of the subject's decoder, for the whole images; parts, on their neutral colour, are decoded by
+            the backbone's own, which their masks are calibrated on.
 
     Returns:
         Whole images and parts, uint8 RGB [B, size_px, size_px, 3] each.
@@ -115,8 +118,9 @@ def draw_pairs(
         return backbone.schedule.clean(output, latents, timesteps)
 
     latents = solve(model, noise, levels=levels, schedule=backbone.schedule, settings=settings)
-    images = backbone.decode(latents)
-    return images[:count], images[count:]
+    with decoding(backbone, decoder or {}):
+        wholes = backbone.decode(latents[:count])
+    return wholes, backbone.decode(latents[count:])
 
 
 def _background_pass(

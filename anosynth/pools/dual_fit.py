@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from anosynth.diffusion.background import background_image
-from anosynth.diffusion.decoder import DecoderSettings, decoding, fit_decoder
+from anosynth.diffusion.decoder import DecoderSettings, fit_decoder
 from anosynth.diffusion.devices import accelerator_for
 from anosynth.diffusion.dual import DualAdapter, DualShape
 from anosynth.diffusion.dual_adapters import SavedDual, dual_from_bytes, dual_to_bytes, take_dual
@@ -167,11 +167,7 @@ def fit(
     fingerprint = subject.fingerprint(spec, compute)
     decoder = fit_decoder(
         backbone,
-        [
-            view
-            for pair in everything
-            for view in (pair.image, masks.neutral_part(pair.image, pair.mask, key=masks.GREY))
-        ],
+        [pair.image for pair in everything],
         DecoderSettings(spec.decoder_steps, spec.decoder_lr, spec.checkpoint_every, spec.log_every),
         seed=subject.seed,
         address=(STAGE, subject.category, *(defect for defect, _ in subject.defects)),
@@ -179,17 +175,16 @@ def fit(
         checkpoints=store,
         key=_key(fingerprint, "decoder"),
     )
-    with decoding(backbone, decoder):
-        rules = {
-            defect: mask_rule(
-                pairs,
-                key=spec.key,
-                reading=spec.masks,
-                see=lambda parts: list(backbone.decode(backbone.encode(parts))),
-                seed=seed_for(subject.seed, STAGE, subject.category, defect, "masks"),
-            )
-            for defect, pairs in sized.items()
-        }
+    rules = {
+        defect: mask_rule(
+            pairs,
+            key=spec.key,
+            reading=spec.masks,
+            see=lambda parts: list(backbone.decode(backbone.encode(parts))),
+            seed=seed_for(subject.seed, STAGE, subject.category, defect, "masks"),
+        )
+        for defect, pairs in sized.items()
+    }
     prompts = {
         defect: (
             spec.prompt.format(name=subject.name, defect=said),

@@ -9,7 +9,7 @@ where the mask says, and even a backbone that draws no fine surface from noise h
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from anosynth.diffusion.background import background_image
+from anosynth.diffusion.decoder import decoding
 from anosynth.diffusion.dual import draws_pairs
 from anosynth.diffusion.dual_sample import DualPrompts, draw_pairs
 from anosynth.diffusion.latent import LatentDiffusion
@@ -62,6 +63,7 @@ class PairsGenerator:
         shots: anomalous shots of the defect, of that size, in a fixed order.
         shot_foregrounds: where the object is in each of them, as `foregrounds`.
         backgrounds: encoded normals with their objects painted over, [k, C, h, w], or None without compensation.
+        decoder: weights of the subject's decoder, which whole images are seen by; none: the backbone's own.
     """
 
     backbone: LatentDiffusion
@@ -75,6 +77,7 @@ class PairsGenerator:
     shots: tuple[RealPair, ...]
     shot_foregrounds: NDArray[np.uint8]
     backgrounds: Tensor | None
+    decoder: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +109,7 @@ def prepare(
     terms: DualTerms,
     defect: str,
     with_backgrounds: bool = False,
+    decoder: Mapping[str, Tensor] | None = None,
 ) -> PairsGenerator:
     """Encode the normals and the prompts.
 
@@ -117,6 +121,7 @@ def prepare(
         terms: what goes with it.
         defect: which of its defect types is drawn.
         with_backgrounds: the adapter compensates the background: pose and surroundings come from the normals' own.
+        decoder: weights of the subject's decoder, if the adapter has one.
 
     Raises:
         BackboneError: if the adapter was not trained on this defect.
@@ -132,6 +137,8 @@ def prepare(
     normals = resize_normals(parents, size_px=size_px)
     whole, part = terms.prompts[defect]
     sized = resize_pairs(shots, size_px=size_px)
+    with decoding(backbone, decoder or {}):
+        seen = backbone.decode(backbone.encode([normal.image for normal in normals]))
     return PairsGenerator(
         backbone=backbone,
         adapter=adapter,
@@ -139,11 +146,12 @@ def prepare(
         defect=defect,
         prompts=DualPrompts(backbone.embed([whole]), backbone.embed([part]), backbone.embed([""])),
         normals=normals,
-        seen=backbone.decode(backbone.encode([normal.image for normal in normals])),
+        seen=seen,
         foregrounds=np.stack([segment_object(normal.image) for normal in normals]),
         shots=sized,
         shot_foregrounds=np.stack([segment_object(shot.image) for shot in sized]),
         backgrounds=backbone.encode([_without_object(normal) for normal in normals]) if with_backgrounds else None,
+        decoder=decoder or {},
     )
 
 
@@ -238,6 +246,7 @@ def draw(
         strength=spec.strength,
         parent_parts=None if planted is None else generator.backbone.encode([part for _, part in planted]),
         backgrounds=None if generator.backgrounds is None else generator.backgrounds[starts],
+        decoder=generator.decoder,
     )
     for start, whole, part, detail in zip(starts, wholes, parts, details, strict=True):
         mask = part_mask(part, generator.terms.rules[generator.defect])
@@ -262,7 +271,8 @@ def _details(
     generator: PairsGenerator, planted: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]], begun: Tensor
 ) -> list[NDArray[np.float64]]:
     """What the autoencoder loses of each picture that drawing starts from, [H, W, 3] each, grey levels."""
-    seen = generator.backbone.decode(begun)
+    with decoding(generator.backbone, generator.decoder):
+        seen = generator.backbone.decode(begun)
     return [whole.astype(np.float64) - one for (whole, _), one in zip(planted, seen, strict=True)]
 
 
