@@ -115,6 +115,25 @@ def test_a_pair_does_not_depend_on_its_batch_and_follows_its_seed(backbone: Late
         assert np.abs(together[0].astype(int) - together[1].astype(int)).max() > 10
 
 
+def test_the_subjects_decoder_shows_whole_images_and_not_parts(backbone: LatentDiffusion) -> None:
+    settings = SamplerSettings("ddim", 3, 1.0)
+    weights = {name: 0.9 * value.detach().half() for name, value in backbone.vae.decoder.named_parameters()}
+    with two_branches(backbone, moved(adapter_of(backbone))):
+        own, theirs = (
+            draw_pairs(
+                backbone,
+                prompts(backbone),
+                size_px=SIZE,
+                settings=settings,
+                generators=torch_generators([4]),
+                decoder=decoder,
+            )
+            for decoder in (None, weights)
+        )
+    assert np.array_equal(own[1], theirs[1])
+    assert not np.array_equal(own[0], theirs[0])
+
+
 def test_merged_branches_draw_what_the_trained_branches_draw(backbone: LatentDiffusion) -> None:
     settings = SamplerSettings("ddim", 3, 1.0)
     adapter = moved(adapter_of(backbone))

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+import torch
 from pydantic import ValidationError
 
+from anosynth.diffusion.dual_adapters import dual_from_bytes, dual_to_bytes, open_dual
 from anosynth.diffusion.latent import LatentDiffusion, open_backbone
 from anosynth.errors import DataError, TrainingError
 from anosynth.params import ComputeParams, ToyBackbone
@@ -124,11 +126,24 @@ def test_candidates_need_something_to_choose_by(backbone: LatentDiffusion) -> No
         fitted(backbone, Blobs(), candidates=2)
 
 
+def test_a_decoder_is_trained_and_kept_where_it_is_asked_for(backbone: LatentDiffusion) -> None:
+    plain, own = (fitted(backbone, Blobs(), decoder_steps=steps) for steps in (0, 2))
+    assert not plain.decoder
+    assert set(own.decoder) == set(dict(backbone.vae.decoder.named_parameters()))
+    again = dual_from_bytes(dual_to_bytes(own), name="x")
+    assert again.digest == own.digest != plain.digest
+    assert again.tensors.keys() == own.tensors.keys() == plain.tensors.keys()
+    assert all(torch.equal(value, again.decoder[name]) for name, value in own.decoder.items())
+    assert open_dual(backbone.unet, again, backbone=backbone.identity).decoder.keys() == own.decoder.keys()
+
+
 def test_only_what_shapes_the_adapter_is_in_its_fingerprint() -> None:
     base = subject("b").fingerprint(method(), COMPUTE)
     drawing_only = {"profile": "paper", "strength": 0.9, "redraws": 7, "min_confidence": 0.9, "checkpoint_every": 9}
+    drawing_only |= {"place": "anywhere", "detail": 0.0}
     training = {"lr": 2e-3, "steps": 4, "prompt": "dirty {defect}", "shared": True, "views": 3, "key": "chosen"}
-    training |= {"candidates": 2, "candidate_draws": 3, "text_rank": 2}
+    training |= {"candidates": 2, "candidate_draws": 3, "text_rank": 2, "decoder_steps": 3, "decoder_lr": 1e-5}
+    training |= {"masks": "learned"}
     for name, value in drawing_only.items():
         assert subject("b").fingerprint(method(**{name: value}), COMPUTE) == base, name
     for name, value in training.items():
