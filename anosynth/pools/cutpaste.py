@@ -81,7 +81,8 @@ def draft_from_shot(
     )
     cut = partial(_cut, shot.image, region, others=shot.mask > 0, warp=warp, feather_px=spec.feather_px)
     piece = cut()
-    places = _places(piece.inside, foreground > 0)
+    least = ON_OBJECT_RATIO if shot_foreground is None else MIN_ON_OBJECT_RATIO  # a chipped edge lies over the edge
+    places = _places(piece.inside, foreground > 0, least=least)
     if not len(places):
         return None
     if shot_foreground is not None:
@@ -235,8 +236,12 @@ def _sampled(values: NDArray[np.float64], at: tuple[NDArray[np.float64], ...]) -
     return np.asarray(ndimage.map_coordinates(values, at, order=1, mode="nearest"))
 
 
-def _places(inside: NDArray[np.bool_], foreground: NDArray[np.bool_]) -> NDArray[np.int64]:
+def _places(
+    inside: NDArray[np.bool_], foreground: NDArray[np.bool_], *, least: float = ON_OBJECT_RATIO
+) -> NDArray[np.int64]:
     """Where the piece's frame may go, (top, left) [N, 2], so that the region is in the picture and on the object.
+
+    On it with a share `least` of its area, or as large a one as any place allows.
 
     All places are weighed at once: the share of the region on the object is a correlation of the two masks.
     """
@@ -251,7 +256,7 @@ def _places(inside: NDArray[np.bool_], foreground: NDArray[np.bool_]) -> NDArray
     share = np.rint(covered) / np.count_nonzero(stamp)
     if share.max() < MIN_ON_OBJECT_RATIO:
         return none
-    return np.argwhere(share >= min(ON_OBJECT_RATIO, share.max())) - [top, left]
+    return np.argwhere(share >= min(least, share.max())) - [top, left]
 
 
 def _one_of(places: NDArray[np.int64], rng: np.random.Generator) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from anosynth.errors import BackboneError
 from anosynth.params import DualAnoDiffMethod, Solver
 from anosynth.pools.masks import MaskRule
 
-ALGORITHM = 3
+ALGORITHM = 4
 """Of drawing; raised whenever equal values give other samples."""
 
 _TRAINING = frozenset(
