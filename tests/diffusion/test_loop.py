@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,9 @@ class PowerCutError(Exception):
 def parameters() -> dict[str, nn.Parameter]:
     """Several: a checkpoint gives its tensors back in any order."""
     generator, shapes = torch.Generator().manual_seed(5), {"a": (3, 2), "b": (4,), "c": (2, 2), "d": (3,), "e": (1, 5)}
-    return {name: nn.Parameter(torch.randn(shape, generator=generator)) for name, shape in shapes.items()}
+    found = {name: nn.Parameter(torch.randn(shape, generator=generator)) for name, shape in shapes.items()}
+    kernel = torch.randn((2, 3, 2, 2), generator=generator)  # of a convolution, as one lies in memory
+    return {**found, "f": nn.Parameter(kernel.to(memory_format=torch.channels_last))}
 
 
 def noisy_squares(given: dict[str, nn.Parameter], step: int) -> Tensor:
@@ -36,24 +39,32 @@ def noisy_squares(given: dict[str, nn.Parameter], step: int) -> Tensor:
     )
 
 
-def run(store: ShardStore, given: dict[str, nn.Parameter], *, cut_at: int | None = None) -> TrainResult:
+def run(
+    store: ShardStore,
+    given: dict[str, nn.Parameter],
+    *,
+    cut_at: int | None = None,
+    settings: LoopSettings = SETTINGS,
+) -> TrainResult:
     def step_loss(step: int) -> Tensor:
         if step == cut_at:
             raise PowerCutError
         return noisy_squares(given, step)
 
     return run_steps(
-        step_loss, given, SETTINGS, accelerator=Accelerator(cpu=True), checkpoints=store, key=KEY, doing="squares"
+        step_loss, given, settings, accelerator=Accelerator(cpu=True), checkpoints=store, key=KEY, doing="squares"
     )
 
 
-def test_steps_are_those_of_adamw_with_clipped_gradients(tmp_path: Path) -> None:
+@pytest.mark.parametrize("falling", [False, True])
+def test_steps_are_those_of_adamw_with_clipped_gradients(tmp_path: Path, *, falling: bool) -> None:
     """Loshchilov and Hutter 2019, written out: decay, two moments, bias correction."""
     given, plain = parameters(), {name: value.detach().double() for name, value in parameters().items()}
-    losses = run(ShardStore(tmp_path), given).losses
+    losses = run(ShardStore(tmp_path), given, settings=replace(SETTINGS, falling=falling)).losses
     first = {name: torch.zeros_like(value) for name, value in plain.items()}
     second = {name: torch.zeros_like(value) for name, value in plain.items()}
     for step in range(SETTINGS.steps):
+        lr = SETTINGS.lr * (1.0 - step / SETTINGS.steps) if falling else SETTINGS.lr
         leaves = {name: nn.Parameter(value.float()) for name, value in plain.items()}
         loss = noisy_squares(leaves, step)
         assert float(losses[step]) == pytest.approx(loss.item(), rel=1e-4)
@@ -66,7 +77,7 @@ def test_steps_are_those_of_adamw_with_clipped_gradients(tmp_path: Path) -> None
             second[name] = 0.999 * second[name] + 0.001 * gradient**2
             scaled = first[name] / (1 - 0.9 ** (step + 1))
             spread = (second[name] / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8
-            plain[name] = plain[name] * (1 - SETTINGS.lr * WEIGHT_DECAY) - SETTINGS.lr * scaled / spread
+            plain[name] = plain[name] * (1 - lr * WEIGHT_DECAY) - lr * scaled / spread
     for name, value in given.items():
         assert torch.allclose(value.detach(), plain[name].float(), rtol=1e-4, atol=1e-5)
 
