@@ -59,7 +59,7 @@ from dual_quality_scenes import Scene, ball_screw, procedural
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-VERSION = 6
+VERSION = 7
 METHODS = ("dualanodiff", "perlin", "cutpaste")
 JUDGED = "pill"
 JUDGED_DEFECTS = ("stain", "hole", "missing")
