@@ -627,7 +627,7 @@ class ScreenParams(Section):
     max_mask_ratio: Fraction = 0.5
     max_border_ratio: Fraction = Field(0.5, description="share of the image border's pixels inside the mask")
     min_on_object: Fraction = Field(0.3, description="share of the mask inside the object's foreground")
-    min_mask_confidence: Fraction = Field(0.3, description="of a drawn mask; masks of the control arms are exact: 1")
+    min_mask_confidence: Fraction = Field(0.5, description="of a drawn mask; masks of the control arms are exact: 1")
     max_shot_similarity: Fraction = Field(
         0.8, description="of a pair with the nearest anomalous shot: partial correlation after registration"
     )

@@ -305,7 +305,8 @@ def read_settings(chosen: argparse.Namespace) -> Settings:
                     min_snr_gamma=5.0,
                     views=4,
                     profile="fast",
-                    strength=0.6,
+                    strength=0.3,
+                    decoder_steps=chosen.decoder_steps,
                 ),
             },
             backbone=read_backbone(chosen.backbone),
@@ -386,6 +387,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--backbone", default="", help="embedded, or a diffusers folder; without it no dualanodiff")
     parser.add_argument("--pairs", type=at_least(1), default=48, help="of a pool, before screening")
     parser.add_argument("--adapter-steps", type=at_least(1), default=100, help="of dualanodiff's training")
+    parser.add_argument("--decoder-steps", type=at_least(0), default=100, help="of its decoder's")
     parser.add_argument("--adapter-batch", type=at_least(1), default=4, help="pairs of a step of it")
     parser.add_argument("--steps", type=at_least(1), default=200, help="of the U-Net's training")
     parser.add_argument("--batch", type=at_least(1), default=8, help="images of a step of it")

@@ -32,6 +32,7 @@ scenes = import_module("dual_quality_scenes")
 
 COMPUTE = ComputeParams(threads=1, dtype="float32", device="cpu")
 TINY_DUAL = {"rank": 2, "alpha": 2.0, "inner": 4, "steps": 2, "batch_size": 2, "views": 2, "min_confidence": 0.0}
+TINY_DUAL |= {"strength": 0.6, "decoder_steps": 1}  # at 0.3 the toy, which draws noise, shows next to nothing
 SIZES = {
     "size_px": 64,
     "shots": 2,
