@@ -54,6 +54,7 @@ def error(backbone: LatentDiffusion, images: Sequence[np.ndarray]) -> float:
     return float(np.mean([np.abs(trip.astype(float) - one).mean() for trip, one in zip(trips, images, strict=True)]))
 
 
+@pytest.mark.slow
 def test_unseen_pictures_of_the_subject_come_back_better(backbone: LatentDiffusion) -> None:
     photograph, rng = load_sample_image("flower.jpg")[100:300, 200:400], np.random.default_rng(0)
     places = rng.integers(0, 200 - 128, (12, 2))
