@@ -34,13 +34,17 @@ def shots() -> list[np.ndarray]:
 
 
 def fitted(
-    backbone: LatentDiffusion, images: Sequence[np.ndarray], steps: int, store: Blobs | None = None, **changes: object
+    backbone: LatentDiffusion,
+    images: Sequence[np.ndarray],
+    steps: int,
+    store: Blobs | None = None,
+    *,
+    lr: float = 3e-4,
 ) -> dict[str, torch.Tensor]:
-    settings = DecoderSettings(steps=steps, lr=3e-4, checkpoint_every=2, log_every=10)
     return fit_decoder(
         backbone,
         images,
-        replace(settings, **changes),  # type: ignore[arg-type]
+        DecoderSettings(steps=steps, lr=lr, checkpoint_every=2, log_every=10),
         seed=1,
         address=("test",),
         accelerator=accelerator_for(COMPUTE),
