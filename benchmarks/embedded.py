@@ -1,7 +1,8 @@
-"""The embedded backbone: bf16 against fp32 and batch 8 against batch 1, end to end, and what one evaluation costs.
+"""The embedded backbone: bf16 against fp32, batch 8 against batch 1 end to end, and its norms against PyTorch's.
 
 End to end is embed, five solver steps without guidance, decode. The bf16 bar applies where the processor has AMX tiles;
-elsewhere fp32 is the default and the bar says so. Figures per image, one thread, stand in the notes.
+elsewhere fp32 is the default and the bar says so. The norms' bar times one U-Net evaluation; its baseline is the faster of
+PyTorch's own GroupNorm in channels_last and in planes. Figures per image, one thread, stand in the notes.
 
 Run: python -m benchmarks.embedded [--folder DIR]
 """
@@ -12,13 +13,16 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from anosynth.diffusion.embedded import FOLDER
 from anosynth.diffusion.latent import LatentDiffusion, open_backbone
+from anosynth.diffusion.norms import PlanarGroupNorm
 from anosynth.diffusion.sample import text_to_image
 from anosynth.diffusion.solver import SamplerSettings
 from anosynth.params import ComputeParams, PretrainedBackbone
@@ -27,6 +31,7 @@ from benchmarks.measure import Bar, best_seconds, finish, not_measured
 
 ASK_BF16 = 1.5
 ASK_BATCH = 1.3
+ASK_NORMS = 1.2
 BATCH = 8
 SIZE_PX = 128
 STEPS = 5
@@ -63,15 +68,46 @@ def evaluation(backbone: LatentDiffusion) -> Callable[[], object]:
     return run
 
 
+def opened_as(folder: Path, dtype: Literal["float32", "bfloat16"]) -> LatentDiffusion:
+    """The backbone of a folder on one thread of the CPU."""
+    spec = PretrainedBackbone(kind="pretrained", path=str(folder.absolute()))
+    return open_backbone(spec, compute=ComputeParams(threads=1, dtype=dtype, device="cpu"))
+
+
+def with_plain_norms(backbone: LatentDiffusion, order: torch.memory_format) -> LatentDiffusion:
+    """The same backbone with PyTorch's GroupNorm and weights in another order, in place."""
+    for module in backbone.unet.modules():
+        if type(module) is PlanarGroupNorm:
+            module.__class__ = nn.GroupNorm
+    nn.Module.to(backbone.unet, memory_format=order)  # type: ignore[call-overload]
+    return backbone
+
+
+def norms_bar(folder: Path) -> Bar:
+    """Planar norms against PyTorch's, one evaluation of the U-Net in the default format."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16" if has_amx() else "float32"
+    sides = {
+        "planar": opened_as(folder, dtype),
+        "channels_last": with_plain_norms(opened_as(folder, dtype), torch.channels_last),
+        "planes": with_plain_norms(opened_as(folder, dtype), torch.contiguous_format),
+    }
+    pictures = {name: draw(backbone, BATCH).astype(np.float64) for name, backbone in sides.items()}
+    difference = max(float(np.abs(pictures["planar"] - one).mean()) for one in pictures.values())
+    if not difference <= MEAN_GREY_LEVELS:
+        raise SystemExit(f"pictures by planar norms differ by {difference:.2f} grey levels on average")
+    best = best_seconds({name: evaluation(backbone) for name, backbone in sides.items()})
+    baseline = min(best["channels_last"], best["planes"])
+    note = f"mean difference {difference:.2f} grey levels; {dtype}, CPU ms per image: " + ", ".join(
+        f"{name} {1e3 * seconds / BATCH:.1f}" for name, seconds in best.items()
+    )
+    return Bar("embedded.norms", baseline / best["planar"], ASK_NORMS, note=note)
+
+
 def bars(folder: Path) -> list[Bar]:
     """Open the backbone in both formats, compare their pictures, then time."""
-    opened = {
-        dtype: open_backbone(
-            PretrainedBackbone(kind="pretrained", path=str(folder.absolute())),
-            compute=ComputeParams(threads=1, dtype=dtype, device="cpu"),
-        )
-        for dtype in ("float32", "bfloat16")
-    }
+    opened: dict[str, LatentDiffusion] = {
+        "float32": opened_as(folder, "float32"), "bfloat16": opened_as(folder, "bfloat16")
+    }  # fmt: skip
     exact, rough = (draw(backbone, BATCH).astype(np.float64) for backbone in opened.values())
     difference = float(np.abs(exact - rough).mean())
     if not difference <= MEAN_GREY_LEVELS:
@@ -96,7 +132,7 @@ def bars(folder: Path) -> list[Bar]:
         if has_amx()
         else not_measured("embedded.bf16", f"no AMX here, fp32 is the default (bf16 is {gain:.2f} times as fast)")
     )
-    return [bf16, Bar("embedded.batch", best["x1"] / eight, ASK_BATCH, note=note)]
+    return [bf16, Bar("embedded.batch", best["x1"] / eight, ASK_BATCH, note=note), norms_bar(folder)]
 
 
 def main() -> int:

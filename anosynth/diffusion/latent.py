@@ -20,6 +20,7 @@ from anosynth.diffusion.devices import device_of, dtype_of
 from anosynth.diffusion.embedded import FOLDER
 from anosynth.diffusion.folder import inspect_folder, read_folder
 from anosynth.diffusion.hub import local_folder
+from anosynth.diffusion.norms import use_planar_norms
 from anosynth.diffusion.schedule import NoiseSchedule
 from anosynth.diffusion.text import TextEmbedding, TextEncoder
 from anosynth.errors import BackboneError
@@ -80,6 +81,8 @@ class LatentDiffusion:
         for network in (components.vae, components.unet):
             # Not diffusers' own `to`, which warns of parts to keep in float32 even where there are none.
             nn.Module.to(network, device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            if device.type == "cpu":
+                use_planar_norms(network)
         components.text.move(device=device, dtype=dtype)
         return cls(
             components.vae,

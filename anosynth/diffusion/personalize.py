@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 STAGE = "personalize_normals"
-ALGORITHM = 1
+ALGORITHM = 2
 """Raised whenever equal values give another adapter."""
 
 _SHAPELESS = {"checkpoint_every", "log_every"}

@@ -26,7 +26,7 @@ from anosynth.seeding import seed_for, torch_generators
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-ALGORITHM = 1
+ALGORITHM = 2
 """Raised whenever equal values give other twins."""
 
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     View = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 STAGE = "personalize_pairs"
-ALGORITHM = 3
+ALGORITHM = 4
 """Raised whenever equal values give another adapter."""
 
 MIN_SHOTS = 2

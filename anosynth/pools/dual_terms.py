@@ -10,7 +10,7 @@ from anosynth.errors import BackboneError
 from anosynth.params import DualAnoDiffMethod, Solver
 from anosynth.pools.masks import MaskRule
 
-ALGORITHM = 4
+ALGORITHM = 5
 """Of drawing; raised whenever equal values give other samples."""
 
 _TRAINING = frozenset(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 METHOD = "personalized"
-ALGORITHM = 1
+ALGORITHM = 2
 """Raised whenever equal values give other samples."""
 
 
