@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,27 +39,10 @@ SSIM_WEIGHT = 0.2
 PERCEPTUAL_WEIGHT = 0.3
 
 
-@dataclass(frozen=True)
-class DecoderSettings:
-    """How a decoder is trained further.
-
-    Attributes:
-        steps: of `BATCH_SIZE` windows; 0 leaves it as it is.
-        lr: learning rate of AdamW, falling linearly to zero.
-        checkpoint_every: steps between checkpoints; it changes no result.
-        log_every: steps between logged lines; it changes no result.
-    """
-
-    steps: int
-    lr: float
-    checkpoint_every: int
-    log_every: int
-
-
 def fit_decoder(
     backbone: LatentDiffusion,
     images: Sequence[NDArray[np.uint8]],
-    settings: DecoderSettings,
+    settings: LoopSettings,
     *,
     seed: int,
     address: Address,
@@ -75,7 +57,7 @@ def fit_decoder(
     Args:
         backbone: whose decoder; left as it is.
         images: uint8 RGB [H, W, 3], of one size that is a multiple of the VAE's factor.
-        settings: how long; with 0 steps nothing is trained.
+        settings: how long, in steps of `BATCH_SIZE` windows, and how fast; with 0 steps nothing is trained.
         seed: root seed.
         address: of this training.
         accelerator: device and number format.
@@ -120,7 +102,7 @@ def fit_decoder(
     run_steps(
         step_loss,
         parameters,
-        LoopSettings(settings.steps, settings.lr, settings.checkpoint_every, settings.log_every, falling=True),
+        settings,
         accelerator=accelerator,
         checkpoints=checkpoints,
         key=key,

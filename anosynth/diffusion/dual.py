@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from anosynth.diffusion.attention import attend
 from anosynth.diffusion.background import (
     PUBLISHED_HIDDEN,
     BackgroundFeatures,
@@ -268,7 +269,7 @@ class TrainableProcessor(SeesBackground):
 
         context = self.compensated(hidden_states) if encoder_hidden_states is None else encoder_hidden_states
         q, k, v = mapped("q", hidden_states), mapped("k", context), mapped("v", context)
-        out = mapped("out", _attend(attn, q, k, v, attention_mask))
+        out = mapped("out", attend(attn, q, k, v, attention_mask))
         if alone:
             self.leave(before=hidden_states, after=out)
             return out
@@ -318,7 +319,7 @@ class MergedProcessor(SeesBackground):
                 k, v = self._keys_and_values(encoder_hidden_states, branches)
             else:
                 k, v = _product(self.compensated(hidden_states), self.from_context[:branches], parts=2)
-        mixed = _attend(attn, q, k, v, attention_mask)
+        mixed = attend(attn, q, k, v, attention_mask)
         (out,) = _product(mixed, self.to_out[:branches], parts=1)
         out = out if self.out_bias is None else out + self.out_bias
         if self.in_background_pass:
@@ -355,18 +356,6 @@ def _product(features: Tensor, weights: Tensor, *, parts: int) -> tuple[Tensor, 
     grouped = features.reshape(len(weights), -1, features.shape[-1])
     out = torch.bmm(grouped, weights).view(*features.shape[:-1], weights.shape[-1])
     return out.chunk(parts, dim=-1)
-
-
-def _attend(attn: Attention, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Softmax attention over positions with the layer's heads: [2 B, n, c] from q [2 B, n, c] and k, v [2 B, m, c]."""
-    batch, positions = q.shape[0], k.shape[1]
-    if mask is not None:
-        mask = attn.prepare_attention_mask(mask, positions, batch)
-        mask = mask.view(batch, attn.heads, -1, mask.shape[-1])
-    split = (-1, attn.heads, q.shape[-1] // attn.heads)
-    q, k, v = (x.unflatten(1, (-1,)).view(batch, *split).transpose(1, 2) for x in (q, k, v))
-    mixed = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    return mixed.transpose(1, 2).flatten(2)
 
 
 def _bases(attention: Attention) -> list[tuple[str, nn.Linear]]:

@@ -25,7 +25,7 @@ from anosynth.diffusion.adapters import (
     remove_lora,
     take_adapter,
 )
-from anosynth.diffusion.decoder import DecoderSettings, fit_decoder
+from anosynth.diffusion.decoder import fit_decoder
 from anosynth.diffusion.devices import accelerator_for
 from anosynth.diffusion.latent import LatentDiffusion, Moments
 from anosynth.diffusion.loop import CheckpointStore, LoopSettings
@@ -149,7 +149,9 @@ def personalize(
     decoder = fit_decoder(
         backbone,
         images,
-        DecoderSettings(settings.decoder_steps, settings.decoder_lr, settings.checkpoint_every, settings.log_every),
+        LoopSettings(
+            settings.decoder_steps, settings.decoder_lr, settings.checkpoint_every, settings.log_every, falling=True
+        ),
         seed=subject.seed,
         address=(STAGE, subject.category),
         accelerator=accelerator_for(compute),

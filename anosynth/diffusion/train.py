@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from anosynth.diffusion.attention import trainable_attention
 from anosynth.diffusion.latent import LatentDiffusion, Moments
 from anosynth.diffusion.loop import CheckpointStore, LoopSettings, TrainResult, run_steps
 from anosynth.diffusion.objective import denoising_loss, min_snr_weights, with_prior
@@ -177,12 +178,13 @@ def train(
         ]
         return losses[0] if prior is None else with_prior(losses[0], losses[1], weight=settings.prior_weight)
 
-    return run_steps(
-        step_loss,
-        parameters,
-        settings.loop,
-        accelerator=accelerator,
-        checkpoints=checkpoints,
-        key=key,
-        doing=f"training {' '.join(str(part) for part in address)}",
-    )
+    with trainable_attention(backbone.unet, device=backbone.device, dtype=backbone.dtype):
+        return run_steps(
+            step_loss,
+            parameters,
+            settings.loop,
+            accelerator=accelerator,
+            checkpoints=checkpoints,
+            key=key,
+            doing=f"training {' '.join(str(part) for part in address)}",
+        )

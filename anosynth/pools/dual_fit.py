@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from anosynth.diffusion.background import background_image
-from anosynth.diffusion.decoder import DecoderSettings, fit_decoder
+from anosynth.diffusion.decoder import fit_decoder
 from anosynth.diffusion.devices import accelerator_for
 from anosynth.diffusion.dual import DualAdapter, DualShape
 from anosynth.diffusion.dual_adapters import SavedDual, dual_from_bytes, dual_to_bytes, take_dual
@@ -168,7 +168,7 @@ def fit(
     decoder = fit_decoder(
         backbone,
         [pair.image for pair in everything],
-        DecoderSettings(spec.decoder_steps, spec.decoder_lr, spec.checkpoint_every, spec.log_every),
+        LoopSettings(spec.decoder_steps, spec.decoder_lr, spec.checkpoint_every, spec.log_every, falling=True),
         seed=subject.seed,
         address=(STAGE, subject.category, *(defect for defect, _ in subject.defects)),
         accelerator=accelerator_for(compute),

@@ -10,9 +10,10 @@ import torch
 from sklearn.datasets import load_sample_image
 
 from anosynth.diffusion.adapters import Adapter, adapter_from_bytes, adapter_to_bytes, read_adapter, save_adapter
-from anosynth.diffusion.decoder import DecoderSettings, decoding, fit_decoder, personalized
+from anosynth.diffusion.decoder import decoding, fit_decoder, personalized
 from anosynth.diffusion.devices import accelerator_for
 from anosynth.diffusion.latent import LatentDiffusion, open_backbone
+from anosynth.diffusion.loop import LoopSettings
 from anosynth.diffusion.personalize import Subject, personalize
 from anosynth.errors import BackboneError, TrainingError
 from anosynth.params import ComputeParams, EmbeddedBackbone, PersonalizeNormalsParams
@@ -44,7 +45,7 @@ def fitted(
     return fit_decoder(
         backbone,
         images,
-        DecoderSettings(steps=steps, lr=lr, checkpoint_every=2, log_every=10),
+        LoopSettings(steps=steps, lr=lr, checkpoint_every=2, log_every=10, falling=True),
         seed=1,
         address=("test",),
         accelerator=accelerator_for(COMPUTE),

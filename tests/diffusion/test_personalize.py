@@ -21,7 +21,7 @@ SETTINGS = PersonalizeNormalsParams(
     rank=2, alpha=2.0, lr=1e-3, steps=3, batch_size=2, prior_images=3, prior_steps=2, checkpoint_every=2, log_every=2
 )
 # Recorded by this test; they change only together with personalize.ALGORITHM.
-GOLDEN_ALGORITHM = 1
+GOLDEN_ALGORITHM = 2
 GOLDEN_LOSSES = {"loss_first_tenth": 2.320062, "loss_last_tenth": 2.220014, "loss_mean": 2.337942}
 GOLDEN_NORM = 65.90682
 

@@ -30,7 +30,7 @@ SHOT_IDS = ("a" * 64, "b" * 64, "c" * 64)
 COMPUTE = ComputeParams(threads=1, dtype="float32", device="cpu")
 
 # Recorded by these tests; they change only together with normals.ALGORITHM.
-GOLDEN_ALGORITHM = 1
+GOLDEN_ALGORITHM = 2
 GOLDEN_DECISIONS = "0ea1bcac13f39a08"
 GOLDEN_PIXELS = (
     "134 138 131 130 159 137 135 137 98 137 162 109 141 151 140 120 154 113 196 145 111 167 193 120 "
