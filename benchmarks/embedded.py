@@ -1,8 +1,9 @@
-"""The embedded backbone: bf16 against fp32, batch 8 against batch 1 end to end, and its norms against PyTorch's.
+"""The embedded backbone: bf16 against fp32, batch 8 against batch 1 end to end, norms and attention against PyTorch's.
 
 End to end is embed, five solver steps without guidance, decode. The bf16 bar applies where the processor has AMX tiles;
 elsewhere fp32 is the default and the bar says so. The norms' bar times one U-Net evaluation; its baseline is the faster
-of PyTorch's own GroupNorm in channels_last and in planes. Figures per image, one thread, stand in the notes.
+of PyTorch's own GroupNorm in channels_last and in planes. The attention's bar times gradients of a LoRA in bf16, our
+attention against the fused one. Figures per image, one thread, stand in the notes.
 
 Run: python -m benchmarks.embedded [--folder DIR]
 """
@@ -12,14 +13,17 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
+from anosynth.diffusion.adapters import add_lora
+from anosynth.diffusion.attention import trainable_attention
 from anosynth.diffusion.embedded import FOLDER
 from anosynth.diffusion.latent import LatentDiffusion, open_backbone
 from anosynth.diffusion.norms import PlanarGroupNorm
@@ -32,11 +36,17 @@ from benchmarks.measure import Bar, best_seconds, finish, not_measured
 ASK_BF16 = 1.5
 ASK_BATCH = 1.3
 ASK_NORMS = 1.05
+ASK_ATTENTION = 1.2
 BATCH = 8
 SIZE_PX = 128
 STEPS = 5
 MEAN_GREY_LEVELS = 2.5
 """Mean |difference| of the images that bf16's 8 bits of mantissa may make after five steps, in grey levels."""
+
+
+RANK = 8
+SAME_DIRECTION = 0.99
+"""Least cosine of the gradients of both forms; bf16 rounds them apart."""
 
 
 def has_amx() -> bool:
@@ -103,6 +113,38 @@ def norms_bar(folder: Path) -> Bar:
     return Bar("embedded.norms", baseline / best["planar"], ASK_NORMS, note=note)
 
 
+def attention_bar(folder: Path) -> Bar:
+    """Gradients of a LoRA in bf16: attention by plain products against the fused kernel."""
+    backbone = opened_as(folder, "bfloat16")
+    lora = add_lora(backbone.unet, rank=RANK, alpha=float(RANK), seed=0)
+    generator = torch.Generator().manual_seed(1)
+    latents = torch.randn(BATCH, *backbone.latent_shape(SIZE_PX), generator=generator)
+    text, at = backbone.embed(["a photo of rusty iron"] * BATCH), torch.full((BATCH,), 500)
+    with torch.no_grad():
+        for value in lora.values():
+            value.add_(0.01 * torch.randn(value.shape, generator=generator))
+
+    def gradients(dtype: torch.dtype) -> Tensor:
+        with (
+            trainable_attention(backbone.unet, device=backbone.device, dtype=dtype),
+            torch.autocast("cpu", torch.bfloat16),
+        ):
+            loss = backbone.predict(latents, at, text).square().mean()
+        return torch.cat([one.ravel() for one in torch.autograd.grad(loss, list(lora.values()))])
+
+    # told float32, the U-Net keeps the fused kernel
+    sides = {"products": torch.bfloat16, "fused": torch.float32}
+    ours, fused = (gradients(dtype) for dtype in sides.values())
+    cosine = float(torch.cosine_similarity(ours, fused, dim=0))
+    if not cosine >= SAME_DIRECTION:
+        raise SystemExit(f"gradients by plain products and fused ones have a cosine of {cosine:.4f}")
+    best = best_seconds({name: partial(gradients, dtype) for name, dtype in sides.items()})
+    note = f"cosine of the gradients {cosine:.4f}; CPU ms per image: " + ", ".join(
+        f"{name} {1e3 * seconds / BATCH:.1f}" for name, seconds in best.items()
+    )
+    return Bar("embedded.attention", best["fused"] / best["products"], ASK_ATTENTION, note=note)
+
+
 def bars(folder: Path) -> list[Bar]:
     """Open the backbone in both formats, compare their pictures, then time."""
     opened: dict[str, LatentDiffusion] = {
@@ -132,7 +174,12 @@ def bars(folder: Path) -> list[Bar]:
         if has_amx()
         else not_measured("embedded.bf16", f"no AMX here, fp32 is the default (bf16 is {gain:.2f} times as fast)")
     )
-    return [bf16, Bar("embedded.batch", best["x1"] / eight, ASK_BATCH, note=note), norms_bar(folder)]
+    return [
+        bf16,
+        Bar("embedded.batch", best["x1"] / eight, ASK_BATCH, note=note),
+        norms_bar(folder),
+        attention_bar(folder),
+    ]
 
 
 def main() -> int:
