@@ -253,7 +253,7 @@ def measure(
         bench: Bench = benches(place.parts(seed))
         draw = Draw(bench.parts, m, seed, settings=settings.pools, generators=generators, store=store)
         for arm in arms:
-            if arm.method and not settings.pools.can_make(arm.method, m=m):
+            if arm.method and not settings.pools.can_make(arm.method):
                 continue
             path = out / "cells" / place.name / f"m{m}-seed{seed}" / f"{arm.name}.json"
             fingerprint = bench.fingerprint(draw, arm)
@@ -358,7 +358,7 @@ def read_arms(names: Sequence[str], settings: PoolSettings) -> list[Arm]:
         if arm.method is not None and arm.method not in settings.methods:
             there = ", ".join([BASE, *settings.methods, *(ONLY + one for one in settings.methods)])
             raise ParamsError(f"--arms {arm.name}: not there; there: {there}")
-        if names and arm.method and not settings.can_make(arm.method, m=2):
+        if names and arm.method and not settings.can_make(arm.method):
             raise ParamsError(f"--arms {arm.name}: it draws with a backbone; add --backbone embedded, or a folder")
     return arms
 

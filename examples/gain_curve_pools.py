@@ -16,7 +16,7 @@ from anosynth.diffusion.latent import LatentDiffusion, backbone_identity, open_b
 from anosynth.features import foreground
 from anosynth.params import BackboneSpec, ComputeParams, DualAnoDiffMethod, MethodSpec, ScreenParams
 from anosynth.pools import dual_pairs, dual_terms, pairs
-from anosynth.pools.dual_fit import MIN_SHOTS, PairSubject, fit, stored_dual
+from anosynth.pools.dual_fit import PairSubject, fit, stored_dual
 from anosynth.pools.real import RealPair
 from anosynth.samples import Sample, ShardJob
 from anosynth.screening.judge import judge_pairs
@@ -53,9 +53,9 @@ class PoolSettings:
     batch_size: int
     screen: ScreenParams
 
-    def can_make(self, method: str, *, m: int) -> bool:
-        """Whether a pool can be made of m shots: dualanodiff needs a backbone, and two shots."""
-        return not isinstance(self.methods[method], DualAnoDiffMethod) or (self.backbone is not None and m >= MIN_SHOTS)
+    def can_make(self, method: str) -> bool:
+        """Whether a pool can be made: dualanodiff needs a backbone."""
+        return not isinstance(self.methods[method], DualAnoDiffMethod) or self.backbone is not None
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ with a LoRA of the text encoder, that one at every step.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
@@ -35,11 +36,15 @@ if TYPE_CHECKING:
 
     View = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
+_log = logging.getLogger(__name__)
+
 STAGE = "personalize_pairs"
 ALGORITHM = 4
 """Raised whenever equal values give another adapter."""
 
-MIN_SHOTS = 2
+SHOTS_TO_LEARN_MASKS = 2
+"""A reader of masks is judged on shots that it did not see; with fewer, masks are read by thresholds."""
+
 SHOTS_FOR_KEY = 8
 """At most so many shots choose the neutral colour; all of them calibrate the thresholds on it."""
 
@@ -155,7 +160,7 @@ def fit(
 
     Raises:
         ValueError: if there are candidates and nothing to choose by.
-        DataError: if a defect has fewer than two shots, or a mask covers the whole image.
+        DataError: if a defect has no shot, or a mask covers the whole image.
         TrainingError: if the loss is not finite.
     """
     if spec.candidates > 1 and choose is None:
@@ -267,16 +272,22 @@ def _candidate(fingerprint: str, step: int, store: CheckpointStore) -> SavedDual
 
 
 def check_shots(pairs: Sequence[RealPair], *, category: str, defect: str) -> None:
-    """Refuse shots that nothing can be learned from.
+    """Refuse shots that nothing can be learned from; of a single one, warn.
 
     Raises:
-        DataError: if there are fewer than two, or a mask covers its whole image (an empty one is no `RealPair`).
+        DataError: if there are none, or a mask covers its whole image (an empty one is no `RealPair`).
     """
-    if len(pairs) < MIN_SHOTS:
+    if not pairs:
         raise DataError(
-            f"{category}, {defect}: a pair adapter learns from {MIN_SHOTS} anomalous shots or more and there "
-            f"{'is one, which it would only repeat' if pairs else 'are none'}; raise select_shots.anomalous, or make "
-            "this pool by perlin or cutpaste"
+            f"{category}, {defect}: a pair adapter learns from anomalous shots and there are none; raise "
+            "select_shots.anomalous, or make this pool by perlin"
+        )
+    if len(pairs) == 1:
+        _log.warning(
+            "%s, %s: the pair adapter learns from a single shot; it can move, turn and redraw that defect and knows no "
+            "other",
+            category,
+            defect,
         )
     for pair in pairs:
         if pair.mask.all():
@@ -307,7 +318,7 @@ def mask_rule(
     some = slice(None, None, -(-len(pairs) // SHOTS_FOR_KEY))
     neutral = masks.choose_key(images[some], real[some], see=see) if key == "chosen" else masks.GREY
     parts = see([masks.neutral_part(image, mask, key=neutral) for image, mask in zip(images, real, strict=True)])
-    if reading == "threshold" or len(parts) < MIN_SHOTS:
+    if reading == "threshold" or len(parts) < SHOTS_TO_LEARN_MASKS:
         return masks.calibrate(parts, real, key=neutral)
     return masks.learn_rule(parts, real, key=neutral, seed=seed)
 

@@ -32,7 +32,7 @@ from anosynth.features.encoder import PatchFeatures, build_features
 from anosynth.metrics.synthesis import kid_lite
 from anosynth.params import ComputeParams, EmbeddedFeatures, PersonalizeNormalsParams, PretrainedBackbone
 from anosynth.pretraining.rendering import render
-from anosynth.pretraining.repair import Repair, scratch_removal
+from anosynth.pretraining.repair import Repair, SecondPass, scratch_removal
 from anosynth.pretraining.sheets import MEMORY, SIZE_PX, Image8, round_trip, sheet
 from anosynth.seeding import numpy_rng, seed_for, torch_generators
 from anosynth.shards.store import ShardStore
@@ -266,6 +266,8 @@ def main() -> None:
     parser.add_argument("--repair-steps", type=int, default=3)
     parser.add_argument("--repair-draws", type=int, default=8)
     parser.add_argument("--repair-lora-steps", type=int, default=400)
+    parser.add_argument("--repair-cells", type=float, default=0.15, help="share that is drawn twice; 0: no second pass")
+    parser.add_argument("--repair-again", type=float, default=0.5, help="strength of the second pass")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=7)
     arguments = parser.parse_args()
@@ -340,6 +342,10 @@ def main() -> None:
                 SamplerSettings("dpm_solver", arguments.repair_steps, 1.0),
                 arguments.repair_draws,
                 adapting,
+                SecondPass(arguments.repair_cells, arguments.repair_again, 8) if arguments.repair_cells else None,
+            ),
+            features=build_features(
+                EmbeddedFeatures.model_validate({"kind": "embedded", "size_px": 256}), compute=compute
             ),
             compute=compute,
             seed=arguments.seed,

@@ -1,4 +1,8 @@
-"""Does image-to-image repair a scratched part and leave the rest alone? A part of the backbone's evaluation."""
+"""Does image-to-image repair a scratched part and leave the rest alone? A part of the backbone's evaluation.
+
+The first pass re-noises the whole picture. The second one, as in One-to-Normal, draws only suspicious cells again, more
+strongly and from what the first pass made of them, and leaves all other cells to the picture itself.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +11,41 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
 
 from anosynth.diffusion.adapters import Adapter
 from anosynth.diffusion.decoder import personalized
 from anosynth.diffusion.latent import LatentDiffusion
 from anosynth.diffusion.personalize import Subject, personalize
-from anosynth.diffusion.sample import image_to_image
-from anosynth.diffusion.solver import SamplerSettings
+from anosynth.diffusion.sample import denoise, draw_noise
+from anosynth.diffusion.solver import Known, SamplerSettings, level_of, renoise
+from anosynth.features.encoder import PatchFeatures
+from anosynth.features.patch_distances import nearest
 from anosynth.params import ComputeParams, PersonalizeNormalsParams
 from anosynth.pretraining.sheets import MEMORY, SIZE_PX, Image8, round_trip
 from anosynth.seeding import seed_for, torch_generators
 from anosynth.shards.store import ShardStore
 from anosynth.sources.procedural.render import render_pair
+
+ROWS_AT_ONCE = 24
+
+
+@dataclass(frozen=True)
+class SecondPass:
+    """Drawing suspicious cells again.
+
+    Attributes:
+        ratio: share of the latent cells that counts as suspicious.
+        strength: of their re-noising.
+        steps: of a whole run of the sampler.
+    """
+
+    ratio: float
+    strength: float
+    steps: int
 
 
 @dataclass(frozen=True)
@@ -31,12 +57,14 @@ class Repair:
         sampler: solver, steps of a whole run, guidance.
         draws: independent draws whose pixels are averaged: what they disagree on is guessed detail.
         adapting: how the model learns eight sound parts of the category first; None: it does not.
+        second: the second pass; None: there is none.
     """
 
     strength: float
     sampler: SamplerSettings
     draws: int
     adapting: PersonalizeNormalsParams | None
+    second: SecondPass | None = None
 
 
 def scratch_removal(
@@ -45,6 +73,7 @@ def scratch_removal(
     categories: Mapping[str, str],
     per_category: int,
     repair: Repair,
+    features: PatchFeatures,
     compute: ComputeParams,
     seed: int,
 ) -> tuple[dict[str, object], Image8]:
@@ -59,6 +88,7 @@ def scratch_removal(
         categories: category -> name as said in the prompt.
         per_category: cases of each.
         repair: how.
+        features: compare a part with sound ones, to find suspicious cells; unused without a second pass.
         compute: of training the adapters.
         seed: root of the renders' and the noise's seeds.
 
@@ -72,10 +102,12 @@ def scratch_removal(
         seeds = [seed_for(seed, "evaluate_scratch", category, index) for index in range(per_category)]
         pairs = [render_pair(category, defect="scratch", seed=one, size_px=SIZE_PX) for one in seeds]
         scratched, sound = [pair.defective.image for pair in pairs], [pair.sound.image for pair in pairs]
-        adapter = _adapter(backbone, category, name, repair, compute=compute, seed=seed)
+        shots = _sound_parts(category, seed=seed)
+        adapter = _adapter(backbone, category, name, shots, repair, compute=compute, seed=seed)
         with personalized(backbone, adapter) if adapter else nullcontext():
-            outputs, kept = (_redrawn(backbone, images, name, repair, seeds) for images in (scratched, sound))
-            still = _redrawn(backbone, scratched[:8], name, replace(repair, strength=0.0), seeds[:8])
+            redraw = Redraw(backbone, f"a photo of normal {name}", repair, features, shots)
+            outputs, kept = (redraw.mean(images, seeds) for images in (scratched, sound))
+            still = replace(redraw, repair=replace(repair, strength=0.0, second=None)).mean(scratched[:8], seeds[:8])
         trips = round_trip(backbone, scratched), round_trip(backbone, sound)
         strength_0 = max(strength_0, float(np.abs(still - trips[0][:8]).max()))
         for pair, *images in zip(pairs, outputs, kept, *trips, strict=True):
@@ -92,11 +124,13 @@ def scratch_removal(
         "sound_floor_median": round(float(np.median([case.floor for case in cases])), 3),
         "outside_growth_median": round(float(np.median(growth)), 3),
         "outside_growth_within_25_percent": round(float(np.mean(growth <= 0.25)), 3),
+        "repaired_within_25_percent": round(float(np.mean((residues <= 0.5) & (growth <= 0.25))), 3),
         "repaired_by_category": {
             category: round(float(np.mean(residues[row * per_category : (row + 1) * per_category] <= 0.5)), 3)
             for row, category in enumerate(categories)
         },
         "strength": repair.strength,
+        "second_pass": asdict(repair.second) if repair.second else None,
         "strength_0_max_difference": strength_0,
         "draws": repair.draws,
         "sampler": asdict(repair.sampler),
@@ -146,36 +180,142 @@ class Case:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class Redraw:
+    """A backbone that carries a category's adapter, and all that drawing its parts again needs.
+
+    Attributes:
+        backbone: what draws.
+        prompt: of a sound part.
+        repair: how.
+        features: as in `scratch_removal`.
+        shots: sound parts, uint8 RGB.
+    """
+
+    backbone: LatentDiffusion
+    prompt: str
+    repair: Repair
+    features: PatchFeatures
+    shots: Sequence[Image8]
+
+    def mean(self, images: Sequence[Image8], seeds: Sequence[int]) -> NDArray[np.float64]:
+        """Mean of the last pass's draws, [B, H, W, 3] in [0, 255].
+
+        Args:
+            images: uint8 RGB [H, W, 3] each, one size.
+            seeds: of each image's noise.
+        """
+        latents = self.backbone.encode(images)
+        sampler, second = self.repair.sampler, self.repair.second
+        drawn = self.draws(latents, seeds, "draw", strength=self.repair.strength, sampler=sampler)
+        if second is not None:
+            first = drawn.mean(dim=0)
+            cells = self.suspicious(images, latents, first, ratio=second.ratio)
+            start = torch.where(cells > 0, first, latents)
+            again = replace(sampler, steps=second.steps)
+            drawn = self.draws(start, seeds, "second", strength=second.strength, sampler=again, redraw=cells)
+        return np.asarray(np.mean([self.backbone.decode(one).astype(np.float64) for one in drawn], axis=0))
+
+    def suspicious(self, images: Sequence[Image8], latents: Tensor, first: Tensor, *, ratio: float) -> Tensor:
+        """The latent cells that look least like sound parts and that the first pass changed most.
+
+        A cell's suspicion is d^2 e, both over their mean in the picture: d the distance of its features to the nearest
+        patch of the sound parts and their mirror images, e the squared change of its latents, averaged over 3 x 3.
+
+        Args:
+            images: as in `mean`.
+            latents: of the images, [B, C, h, w].
+            first: what the first pass made of them, same shape.
+            ratio: share of the cells.
+
+        Returns:
+            1 where a cell is suspicious, else 0, [B, 1, h, w].
+        """
+        height, width = latents.shape[-2:]
+        patches = self.features.patches(
+            [view for one in self.shots for view in (one, np.ascontiguousarray(one[:, ::-1]))]
+        )
+        asked = self.features.patches(images)
+        found, _ = nearest(asked.reshape(-1, asked.shape[-1]), patches.reshape(-1, patches.shape[-1]))
+        distance = torch.from_numpy(found.reshape(len(images), 1, *asked.shape[1:3]))
+        unlike = functional.interpolate(distance, (height, width), mode="bilinear").to(latents)
+        changed = (first - latents).square().mean(dim=1, keepdim=True)
+        smooth = functional.avg_pool2d(functional.pad(changed, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+        suspicion = _relative(unlike).square() * _relative(smooth)
+        least = torch.quantile(suspicion.flatten(1), 1.0 - ratio, dim=1).reshape(-1, 1, 1, 1)
+        return (suspicion >= least).to(latents)
+
+    def draws(
+        self,
+        start: Tensor,
+        seeds: Sequence[int],
+        what: str,
+        *,
+        strength: float,
+        sampler: SamplerSettings,
+        redraw: Tensor | None = None,
+    ) -> Tensor:
+        """Independent draws of every row; one draw where nothing is left to chance.
+
+        Args:
+            start: clean latents, [B, C, h, w].
+            seeds: of each row's noise.
+            what: names the pass; other noise for another one.
+            strength: share of T that rows are re-noised by.
+            sampler: solver, steps, guidance.
+            redraw: 1 where cells are drawn, 0 where they stay, [B, 1, h, w]; None: all are drawn.
+
+        Returns:
+            [draws, B, C, h, w].
+        """
+        backbone, level = self.backbone, level_of(strength, self.backbone.schedule)
+        text, blank = backbone.embed([self.prompt]), backbone.embed([""])
+        rows = [(draw, row) for draw in range(self.repair.draws if level else 1) for row in range(len(start))]
+        drawn = []
+        for at in range(0, len(rows), ROWS_AT_ONCE):
+            part = rows[at : at + ROWS_AT_ONCE]
+            chosen = [row for _, row in part]
+            clean, levels = start[chosen], [level] * len(part)
+            generators = torch_generators([seed_for(seeds[row], what, draw) for draw, row in part])
+            channels, height, width = clean.shape[1:]
+            noise = draw_noise((channels, height, width), generators=generators).to(clean)
+            known = None if redraw is None else Known(clean, noise, redraw[chosen])
+            with torch.inference_mode():
+                drawn.append(
+                    denoise(
+                        backbone,
+                        renoise(clean, levels=levels, noise=noise, schedule=backbone.schedule),
+                        levels=levels,
+                        text=text,
+                        settings=sampler,
+                        blank=blank,
+                        known=known,
+                    )
+                )
+        return torch.cat(drawn).reshape(-1, *start.shape)
+
+
+def _relative(values: Tensor) -> Tensor:
+    return values / values.mean(dim=(1, 2, 3), keepdim=True).clamp_min(1e-12)
+
+
+def _sound_parts(category: str, *, seed: int) -> list[Image8]:
+    seeds = [seed_for(seed, "evaluate_sound", category, index) for index in range(8)]
+    return [render_pair(category, defect="scratch", seed=one, size_px=SIZE_PX).sound.image for one in seeds]
+
+
 def _adapter(
-    backbone: LatentDiffusion, category: str, name: str, repair: Repair, *, compute: ComputeParams, seed: int
+    backbone: LatentDiffusion,
+    category: str,
+    name: str,
+    shots: Sequence[Image8],
+    repair: Repair,
+    *,
+    compute: ComputeParams,
+    seed: int,
 ) -> Adapter | None:
     if repair.adapting is None:
         return None
-    seeds = [seed_for(seed, "evaluate_sound", category, index) for index in range(8)]
-    shots = [render_pair(category, defect="scratch", seed=one, size_px=SIZE_PX).sound.image for one in seeds]
-    subject = Subject("evaluation", name, True, tuple(map(str, seeds)), SIZE_PX, backbone.identity, seed)
+    ids = tuple(str(seed_for(seed, "evaluate_sound", category, index)) for index in range(len(shots)))
+    subject = Subject("evaluation", name, True, ids, SIZE_PX, backbone.identity, seed)
     return personalize(backbone, shots, subject, repair.adapting, compute=compute, store=ShardStore(MEMORY))
-
-
-def _redrawn(
-    backbone: LatentDiffusion, images: Sequence[Image8], name: str, repair: Repair, seeds: Sequence[int]
-) -> NDArray[np.float64]:
-    """Mean over the draws, [B, H, W, 3] in [0, 255]."""
-    prompt, blank = backbone.embed([f"a photo of normal {name}"]), backbone.embed([""])
-    parts = []
-    for start in range(0, len(images), 8):
-        part = images[start : start + 8]
-        draws = [
-            image_to_image(
-                backbone,
-                part,
-                prompt,
-                strengths=[repair.strength] * len(part),
-                settings=repair.sampler,
-                generators=torch_generators([seed_for(one, "draw", draw) for one in seeds[start : start + 8]]),
-                blank=blank,
-            ).astype(np.float64)
-            for draw in range(repair.draws if repair.strength > 0.0 else 1)
-        ]
-        parts.append(np.mean(draws, axis=0))
-    return np.concatenate(parts)

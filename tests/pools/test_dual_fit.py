@@ -243,11 +243,10 @@ def test_a_shift_that_would_lose_the_defect_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ((), r"plate, spot: a pair adapter learns from 2 anomalous shots or more and there are none; raise"),
-        (shots(1), r"learns from 2 anomalous shots or more and there is one, which it would only repeat; raise"),
+        ((), r"plate, spot: a pair adapter learns from anomalous shots and there are none; raise"),
         ((*shots(2), full_mask(shots(3)[2])), r"the mask of shot \w{12} covers the whole image; it shows no place"),
     ],
-    ids=["none", "one", "a full mask"],
+    ids=["none", "a full mask"],
 )
 def test_shots_that_nothing_can_be_learned_from_are_refused(
     backbone: LatentDiffusion, given: tuple[RealPair, ...], said: str
@@ -255,6 +254,25 @@ def test_shots_that_nothing_can_be_learned_from_are_refused(
     with pytest.raises(DataError, match=said) as caught:
         fit(backbone, {"spot": given}, subject(backbone.identity), method(), compute=COMPUTE, store=Blobs())
     assert "\n" not in str(caught.value)
+
+
+def test_a_single_shot_is_learned_from_by_thresholds_and_with_a_warning(
+    backbone: LatentDiffusion, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("WARNING"):
+        saved = fit(
+            backbone,
+            {"spot": shots(1)},
+            subject(backbone.identity, count=1),
+            method(masks="learned"),
+            compute=COMPUTE,
+            store=Blobs(),
+        )
+    assert [one.getMessage() for one in caplog.records if one.levelname == "WARNING"] == [
+        "plate, spot: the pair adapter learns from a single shot; it can move, turn and redraw that defect and knows "
+        "no other"
+    ]
+    assert terms_from_json(saved.terms).rules["spot"].reader == ""
 
 
 def test_shots_of_different_sizes_are_brought_to_one(backbone: LatentDiffusion) -> None:

@@ -2,10 +2,15 @@
 
 import numpy as np
 import pytest
+import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from anosynth.diffusion.latent import open_backbone
+from anosynth.diffusion.solver import SamplerSettings
+from anosynth.features.encoder import build_features
+from anosynth.params import ComputeParams, EmbeddedBackbone, EmbeddedFeatures
 from anosynth.pretraining.evaluate import nearest_copy, psnr_db, ssim
-from anosynth.pretraining.repair import Case
+from anosynth.pretraining.repair import Case, Redraw, Repair, SecondPass
 from anosynth.pretraining.sheets import sheet
 
 RNG = np.random.default_rng(0)
@@ -53,3 +58,33 @@ def test_a_repair_is_judged_inside_and_outside_the_mask() -> None:
     assert case.residue == pytest.approx(10 / 40)
     assert case.floor == pytest.approx(4 / 40)
     assert case.growth == pytest.approx((14 * 2 + 17) / 15 / 2 - 1)
+
+
+def test_the_second_pass_finds_a_foreign_cell_and_leaves_the_others_alone() -> None:
+    compute = ComputeParams(threads=1, dtype="float32", device="cpu")
+    backbone = open_backbone(EmbeddedBackbone(kind="embedded"), compute=compute)
+    rng = np.random.default_rng(2)
+    shots = [np.clip(rng.normal(120, 12, (64, 64, 3)), 0, 255).astype(np.uint8) for _ in range(3)]
+    image = np.clip(rng.normal(120, 12, (64, 64, 3)), 0, 255).astype(np.uint8)
+    image[18:30, 34:46] = (250, 20, 20)  # cells (2..3, 4..5) of 8 x 8
+    features = build_features(EmbeddedFeatures.model_validate({"kind": "embedded", "size_px": 64}), compute=compute)
+    repair = Repair(0.3, SamplerSettings("dpm_solver", 3, 1.0), 2, None, SecondPass(0.1, 0.5, 4))
+    redraw = Redraw(backbone, "a photo of a plate", repair, features, shots)
+    latents = backbone.encode([image])
+    first = redraw.draws(latents, [5], "draw", strength=0.3, sampler=repair.sampler).mean(dim=0)
+    cells = redraw.suspicious([image], latents, first, ratio=0.1)
+    assert cells.shape == (1, 1, 8, 8)
+    assert 6 <= int(cells.sum()) <= 7
+    rows, columns = torch.nonzero(cells[0, 0], as_tuple=True)
+    assert {*rows.tolist()} <= {1, 2, 3, 4}
+    assert {*columns.tolist()} <= {3, 4, 5, 6}
+    drawn = redraw.draws(latents, [5], "second", strength=0.5, sampler=repair.sampler, redraw=cells)
+    assert drawn.shape == (2, 1, *latents.shape[1:])
+    for one in drawn:
+        kept = (cells == 0).expand_as(latents)
+        assert torch.equal(one[kept], latents[kept])
+        assert not torch.equal(one, latents)
+    assert not torch.equal(drawn[0], drawn[1])
+    whole = redraw.mean([image, image], [5, 6])
+    assert whole.shape == (2, 64, 64, 3)
+    np.testing.assert_allclose(redraw.mean([image], [5])[0], whole[0], atol=2.0)
