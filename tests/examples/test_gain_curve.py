@@ -26,7 +26,8 @@ gain_curve_svg = import_module("gain_curve_svg")
 Row = gain_curve_report.Row
 TINY = [
     *("--size-px", "64", "--unet-px", "32", "--encoder-px", "64", "--normals", "4", "--test", "3"),
-    *("--steps", "2", "--pairs", "3", "--adapter-steps", "1", "--decoder-steps", "1", "--views", "1", "--dtype", "float32"),
+    *("--steps", "2", "--pairs", "3", "--adapter-steps", "1", "--decoder-steps", "1", "--views", "1"),
+    *("--dtype", "float32"),
 ]
 CURVE = ["--parts", "tile-crack", "--seeds", "2", *TINY]
 SVG = "{http://www.w3.org/2000/svg}"
