@@ -43,7 +43,6 @@ STEPS = 5
 MEAN_GREY_LEVELS = 2.5
 """Mean |difference| of the images that bf16's 8 bits of mantissa may make after five steps, in grey levels."""
 
-
 RANK = 8
 SAME_DIRECTION = 0.99
 """Least cosine of the gradients of both forms; bf16 rounds them apart."""
@@ -89,7 +88,7 @@ def with_plain_norms(backbone: LatentDiffusion, order: torch.memory_format) -> L
     norms: list[nn.Module] = [one for one in backbone.unet.modules() if isinstance(one, PlanarGroupNorm)]
     for norm in norms:
         norm.__class__ = nn.GroupNorm
-    nn.Module.to(backbone.unet, memory_format=order)  # type: ignore[call-overload]
+    backbone.unet.to(memory_format=order)
     return backbone
 
 
@@ -148,8 +147,9 @@ def attention_bar(folder: Path) -> Bar:
 def bars(folder: Path) -> list[Bar]:
     """Open the backbone in both formats, compare their pictures, then time."""
     opened: dict[str, LatentDiffusion] = {
-        "float32": opened_as(folder, "float32"), "bfloat16": opened_as(folder, "bfloat16")
-    }  # fmt: skip
+        "float32": opened_as(folder, "float32"),
+        "bfloat16": opened_as(folder, "bfloat16"),
+    }
     exact, rough = (draw(backbone, BATCH).astype(np.float64) for backbone in opened.values())
     difference = float(np.abs(exact - rough).mean())
     if not difference <= MEAN_GREY_LEVELS:

@@ -31,7 +31,7 @@ from anosynth.detectors.batches import Augmentation
 from anosynth.detectors.defect_types import DefectDescriber, LinearClassifier
 from anosynth.detectors.protocol import LabelledImage
 from anosynth.detectors.unet import UNetLocalizer
-from anosynth.errors import AnosynthError, DataError, ParamsError
+from anosynth.errors import AnosynthError, ParamsError
 from anosynth.features.encoder import build_features
 from anosynth.fingerprint import digest_value
 from anosynth.metrics.classification import accuracy, confusion, macro_f1
@@ -53,7 +53,7 @@ from anosynth.shards.store import ShardStore
 sys.path.insert(0, str(Path(__file__).parent))
 from cells import at_least, read_backbone, read_cell, write_cell, write_text
 from gain_curve_parts import Counts, Parts, Place, read_place
-from gain_curve_pools import Draw, Generators, Pool, PoolSettings
+from gain_curve_pools import Draw, Generators, Pool, PoolError, PoolSettings
 from gain_curve_report import BASE, Row, report
 from gain_curve_svg import picture
 
@@ -157,13 +157,17 @@ class Bench:
         )
 
     def measure(self, draw: Draw, arm: Arm) -> tuple[dict[str, float | None], dict[str, object]]:
-        """Fit one arm and ask it; returns its metrics, and what its file says beside."""
+        """Fit one arm and ask it; returns its metrics, and what its file says beside.
+
+        Raises:
+            PoolError: if these shots give the arm nothing to learn from.
+        """
         pools: list[Pool] = [draw.pool(arm.method, one) for one in self.parts.defects] if arm.method else []
         made = [image for pool in pools for image in pool.kept]
         pairs = [*(draw.real_pairs() if arm.with_shots else ()), *made]
         started = time.process_time()
         if not pairs:
-            raise DataError(f"{self.parts.slug}, m = {draw.m}, arm {arm.name}: no pair was kept; look at the pool")
+            raise PoolError(f"{self.parts.slug}, m = {draw.m}, arm {arm.name}: no pair was kept; look at the pool")
         found = self._localize(draw, arm, pairs) if self._settings.task == "curve" else self._tell_types(draw, pairs)
         refused = [f"{reason}: {count}" for pool in pools for reason, count in pool.refused.items()]
         return found, {
@@ -259,8 +263,12 @@ def measure(
             fingerprint = bench.fingerprint(draw, arm)
             row = read_cell(path, partial(_row, fingerprint=fingerprint))
             if row is None:
-                values, beside = bench.measure(draw, arm)
-                row = Row(place.name, m, seed, arm.name, values)
+                reason = ""
+                try:
+                    values, beside = bench.measure(draw, arm)
+                except PoolError as error:
+                    values, beside, reason = dict.fromkeys(METRICS[settings.task]), {}, str(error)
+                row = Row(place.name, m, seed, arm.name, values, reason)
                 value = {
                     "version": VERSION,
                     "fingerprint": fingerprint,
@@ -270,7 +278,7 @@ def measure(
                 }
                 write_cell(path, value)
                 fitted += 1
-                print(f"{place.name}, m = {m}, seed {seed}, {arm.name}: {dict(row.values)}", flush=True)
+                print(f"{place.name}, m = {m}, seed {seed}, {arm.name}: {reason or dict(row.values)}", flush=True)
             rows.append(row)
     return rows, fitted
 

@@ -13,6 +13,7 @@ from anosynth.detectors.protocol import LabelledImage
 from anosynth.diffusion.dual_adapters import SavedDual, open_dual
 from anosynth.diffusion.dual_sample import two_branches
 from anosynth.diffusion.latent import LatentDiffusion, backbone_identity, open_backbone
+from anosynth.errors import DataError
 from anosynth.features import foreground
 from anosynth.params import BackboneSpec, ComputeParams, DualAnoDiffMethod, MethodSpec, ScreenParams
 from anosynth.pools import dual_pairs, dual_terms, pairs
@@ -56,6 +57,10 @@ class PoolSettings:
     def can_make(self, method: str) -> bool:
         """Whether a pool can be made: dualanodiff needs a backbone."""
         return not isinstance(self.methods[method], DualAnoDiffMethod) or self.backbone is not None
+
+
+class PoolError(DataError):
+    """The shots give no pool: a result of the arm, which the table names, and no end of the run."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,19 +156,22 @@ class Draw:
 
     def _pool(self, method: str, defect: str) -> Pool:
         spec, job = self._settings.methods[method], self.job(method, defect)
-        if isinstance(spec, DualAnoDiffMethod):
-            made = self._drawn(job, spec, self._adapter(method))
-        else:
-            made = list(
-                pairs.samples(
-                    job,
-                    spec=spec,
-                    parents=self.parts.normals,
-                    shots=self.shots[defect],
-                    max_attempts=MAX_ATTEMPTS,
-                    size_px=self.parts.size_px,
+        try:
+            if isinstance(spec, DualAnoDiffMethod):
+                made = self._drawn(job, spec, self._adapter(method))
+            else:
+                made = list(
+                    pairs.samples(
+                        job,
+                        spec=spec,
+                        parents=self.parts.normals,
+                        shots=self.shots[defect],
+                        max_attempts=MAX_ATTEMPTS,
+                        size_px=self.parts.size_px,
+                    )
                 )
-            )
+        except DataError as error:
+            raise PoolError(str(error)) from error
         return self._screened(made, defect)
 
     def _drawn(self, job: ShardJob, spec: DualAnoDiffMethod, saved: SavedDual) -> list[Sample]:

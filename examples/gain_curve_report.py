@@ -28,6 +28,7 @@ class Row:
         seed: of shots and noise.
         arm: slug.
         values: metric -> value; None where undefined.
+        reason: why there are no values: the shots give no pool; "" if they do.
     """
 
     parts: str
@@ -35,6 +36,7 @@ class Row:
     seed: int
     arm: str
     values: Mapping[str, float | None]
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,10 @@ def report(rows: Sequence[Row], *, metrics: Sequence[str]) -> str:
                 for arm in arms_of(rows)
                 if values_by_seed(rows, parts, m, arm, metrics[0])
             ]
+    lacking = [row for row in rows if row.reason]
+    if lacking:
+        lines += ["", "No pool, and so no value:", ""]
+        lines += [f"- {row.parts}, m = {row.m}, seed {row.seed}, {row.arm}: {row.reason}" for row in lacking]
     return "\n".join(lines) + "\n"
 
 

@@ -1,8 +1,8 @@
 """Attention that can be trained on a CPU in bfloat16.
 
-PyTorch's fused attention is the fast form everywhere but there: its backward pass on the CPU in bfloat16 takes 4 to 15
-times as long as the plain products do (torch 2.12, 64 to 256 positions), a third of a training step of a small U-Net.
-The values are the same to rounding.
+PyTorch's fused attention is the fast form everywhere but there: forward and backward pass on the CPU in bfloat16 take 3
+to 8 times as long as the plain products do (torch 2.12, 64 to 256 positions), its backward pass a third of a training
+step of a small U-Net. The values are the same to rounding (`benchmarks.embedded`).
 """
 
 from __future__ import annotations

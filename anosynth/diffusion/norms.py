@@ -1,9 +1,9 @@
 """Group normalization of images that lie channel by channel, on the CPU, whatever order they come in.
 
-Backbones compute in channels_last, which convolutions want. PyTorch's GroupNorm kernel for that order takes 5 to 25
-times as long on the CPU as the one for planes (torch 2.12, widths 96 to 384 on 8 x 8 and 16 x 16 cells), more than all
+Backbones compute in channels_last, which convolutions want. PyTorch's GroupNorm kernel for that order takes 7 to 45
+times as long on the CPU as the one for planes (torch 2.12, widths 96 to 384 on 4 x 4 to 16 x 16 cells), more than all
 convolutions of a small U-Net together. Two copies cost far less: same sums in another order, so values agree to
-rounding.
+rounding (`benchmarks.embedded`).
 """
 
 from __future__ import annotations

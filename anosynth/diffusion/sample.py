@@ -73,6 +73,47 @@ def denoise(
 
 
 @torch.inference_mode()
+def draw_again(
+    backbone: LatentDiffusion,
+    latents: Tensor,
+    text: TextEmbedding,
+    *,
+    strengths: Sequence[float],
+    settings: SamplerSettings,
+    generators: Sequence[Generator],
+    blank: TextEmbedding | None = None,
+    redraw: Tensor | None = None,
+) -> Tensor:
+    """Re-noise clean latents in part and denoise them: what image-to-image, inpainting and normal twins share.
+
+    Args:
+        backbone: what draws.
+        latents: z_0, [B, C, h, w].
+        text: one prompt per sample, or one for all.
+        strengths: share of T that each sample is re-noised by, [0, 1]; at 0 it comes back unchanged.
+        settings: solver, steps of a full path, guidance.
+        generators: one CPU generator per sample.
+        blank: embedding of the empty prompt, if guidance is not 1.
+        redraw: 1 where cells are drawn anew, 0 where they are kept exactly, [B, 1, h, w]; None: all are drawn.
+
+    Returns:
+        Clean latents, float32 [B, C, h, w].
+    """
+    levels = [level_of(strength, backbone.schedule) for strength in strengths]
+    channels, height, width = latents.shape[1:]
+    noise = draw_noise((channels, height, width), generators=generators).to(latents)
+    return denoise(
+        backbone,
+        renoise(latents, levels=levels, noise=noise, schedule=backbone.schedule),
+        levels=levels,
+        text=text,
+        settings=settings,
+        blank=blank,
+        known=None if redraw is None else Known(latents, noise, redraw.to(latents)),
+    )
+
+
+@torch.inference_mode()
 def text_to_image(
     backbone: LatentDiffusion,
     text: TextEmbedding,
@@ -126,11 +167,16 @@ def image_to_image(
     Returns:
         uint8 RGB [B, H, W, 3].
     """
-    latents = backbone.encode(images)
-    levels = [level_of(strength, backbone.schedule) for strength in strengths]
-    noise = draw_noise(_shape(latents), generators=generators)
-    noisy = renoise(latents, levels=levels, noise=noise, schedule=backbone.schedule)
-    return backbone.decode(denoise(backbone, noisy, levels=levels, text=text, settings=settings, blank=blank))
+    drawn = draw_again(
+        backbone,
+        backbone.encode(images),
+        text,
+        strengths=strengths,
+        settings=settings,
+        generators=generators,
+        blank=blank,
+    )
+    return backbone.decode(drawn)
 
 
 @torch.inference_mode()
@@ -169,23 +215,15 @@ def inpaint(
     for image, mask in zip(images, masks, strict=True):
         if mask.shape != image.shape[:2]:
             raise ValueError(f"mask {list(mask.shape)} does not fit image {list(image.shape[:2])}")
-    latents = backbone.encode(images)
-    levels = [level_of(strength, backbone.schedule) for strength in strengths]
-    noise = draw_noise(_shape(latents), generators=generators).to(latents)
     redraw = functional.max_pool2d(torch.from_numpy(np.stack(masks)[:, None] / np.float32(255)), backbone.factor)
-    noisy = renoise(latents, levels=levels, noise=noise, schedule=backbone.schedule)
-    drawn = denoise(
+    drawn = draw_again(
         backbone,
-        noisy,
-        levels=levels,
-        text=text,
+        backbone.encode(images),
+        text,
+        strengths=strengths,
         settings=settings,
+        generators=generators,
         blank=blank,
-        known=Known(latents, noise, redraw.to(latents)),
+        redraw=redraw,
     )
     return backbone.decode(drawn)
-
-
-def _shape(latents: Tensor) -> tuple[int, int, int]:
-    channels, height, width = latents.shape[1:]
-    return channels, height, width

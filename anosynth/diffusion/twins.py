@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from anosynth.diffusion.latent import LatentDiffusion
-from anosynth.diffusion.sample import denoise, draw_noise
-from anosynth.diffusion.solver import Known, SamplerSettings, level_of, renoise
+from anosynth.diffusion.sample import draw_again
+from anosynth.diffusion.solver import SamplerSettings, level_of
 from anosynth.diffusion.text import TextEmbedding
 from anosynth.fingerprint import digest_pixels
 from anosynth.seeding import seed_for, torch_generators
@@ -125,22 +125,17 @@ class TwinPainter:
         redraw: Tensor | None = None,
     ) -> NDArray[np.uint8]:
         """One picture per row of latents, in micro-batches of one size."""
-        level, schedule = level_of(ratio, self.backbone.schedule), self.backbone.schedule
         pictures: list[NDArray[np.uint8]] = []
         for rows, real in micro_batches(len(latents), size=self.micro_batch):
-            clean = latents[rows]
-            channels, height, width = clean.shape[1:]
-            generators = torch_generators([seeds[row] for row in rows])
-            noise = draw_noise((channels, height, width), generators=generators).to(clean)
-            levels = [level] * len(rows)
-            drawn = denoise(
+            drawn = draw_again(
                 self.backbone,
-                renoise(clean, levels=levels, noise=noise, schedule=schedule),
-                levels=levels,
-                text=self.text.rows([prompts[row] for row in rows]),
+                latents[rows],
+                self.text.rows([prompts[row] for row in rows]),
+                strengths=[ratio] * len(rows),
                 settings=self.sampler,
+                generators=torch_generators([seeds[row] for row in rows]),
                 blank=self.blank,
-                known=None if redraw is None else Known(clean, noise, redraw[rows].to(clean)),
+                redraw=None if redraw is None else redraw[rows],
             )
             pictures.append(self.backbone.decode(drawn)[:real])
         return np.concatenate(pictures)

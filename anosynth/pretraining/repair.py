@@ -20,8 +20,8 @@ from anosynth.diffusion.adapters import Adapter
 from anosynth.diffusion.decoder import personalized
 from anosynth.diffusion.latent import LatentDiffusion
 from anosynth.diffusion.personalize import Subject, personalize
-from anosynth.diffusion.sample import denoise, draw_noise
-from anosynth.diffusion.solver import Known, SamplerSettings, level_of, renoise
+from anosynth.diffusion.sample import draw_again
+from anosynth.diffusion.solver import SamplerSettings
 from anosynth.features.encoder import PatchFeatures
 from anosynth.features.patch_distances import nearest
 from anosynth.params import ComputeParams, PersonalizeNormalsParams
@@ -268,30 +268,24 @@ class Redraw:
         Returns:
             [draws, B, C, h, w].
         """
-        backbone, level = self.backbone, level_of(strength, self.backbone.schedule)
-        text, blank = backbone.embed([self.prompt]), backbone.embed([""])
-        rows = [(draw, row) for draw in range(self.repair.draws if level else 1) for row in range(len(start))]
+        text, blank = self.backbone.embed([self.prompt]), self.backbone.embed([""])
+        rows = [(draw, row) for draw in range(self.repair.draws if strength else 1) for row in range(len(start))]
         drawn = []
         for at in range(0, len(rows), ROWS_AT_ONCE):
             part = rows[at : at + ROWS_AT_ONCE]
             chosen = [row for _, row in part]
-            clean, levels = start[chosen], [level] * len(part)
-            generators = torch_generators([seed_for(seeds[row], what, draw) for draw, row in part])
-            channels, height, width = clean.shape[1:]
-            noise = draw_noise((channels, height, width), generators=generators).to(clean)
-            known = None if redraw is None else Known(clean, noise, redraw[chosen])
-            with torch.inference_mode():
-                drawn.append(
-                    denoise(
-                        backbone,
-                        renoise(clean, levels=levels, noise=noise, schedule=backbone.schedule),
-                        levels=levels,
-                        text=text,
-                        settings=sampler,
-                        blank=blank,
-                        known=known,
-                    )
+            drawn.append(
+                draw_again(
+                    self.backbone,
+                    start[chosen],
+                    text,
+                    strengths=[strength] * len(part),
+                    settings=sampler,
+                    generators=torch_generators([seed_for(seeds[row], what, draw) for draw, row in part]),
+                    blank=blank,
+                    redraw=None if redraw is None else redraw[chosen],
                 )
+            )
         return torch.cat(drawn).reshape(-1, *start.shape)
 
 

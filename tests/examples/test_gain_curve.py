@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import statistics
 import sys
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from xml.etree import ElementTree
@@ -13,6 +14,7 @@ import yaml
 from scipy import stats
 
 from anosynth.fingerprint import digest_pixels
+from anosynth.params import ScreenParams
 from tests.sources.trees import mvtec_tree
 
 REPOSITORY = Path(__file__).parent.parent.parent
@@ -87,6 +89,27 @@ def test_the_table_has_a_row_for_each_measured_arm_and_says_where_seeds_are_miss
         "| 1 | perlin | 0.400 ± 0.283 | +0.250 [-1.656, +2.156] |",
         "| 3 | real | 0.500 ± 0.000 (1 seeds) | – |",
     ]
+
+
+def test_shots_that_give_no_pool_leave_a_cell_without_values_and_the_run_goes_on(tmp_path: Path) -> None:
+    chosen = gain_curve._parser().parse_args(["--out", str(tmp_path), *CURVE])
+    settings = gain_curve.read_settings(chosen)
+    nothing_passes = replace(settings.pools, screen=ScreenParams(min_mask_ratio=0.49, max_mask_ratio=0.5))
+    settings = replace(settings, pools=nothing_passes)
+    arms = gain_curve.read_arms(["only_perlin", "cutpaste"], settings.pools)
+    asked = {"ms": [1], "seeds": [0], "arms": arms, "out": tmp_path}
+    found, fitted = gain_curve.measure(settings, gain_curve.read_places(chosen, settings), **asked)
+    by_arm = {row.arm: row for row in found}
+    assert [*by_arm] == ["real", "only_perlin", "cutpaste"]
+    assert by_arm["only_perlin"].reason.endswith("arm only_perlin: no pair was kept; look at the pool")
+    assert set(by_arm["only_perlin"].values.values()) == {None}
+    assert by_arm["cutpaste"].values["pixel_ap"] is not None
+    text = gain_curve_report.report(found, metrics=("pixel_ap",))
+    assert "| 1 | only_perlin |" not in text
+    assert f"- tile-crack, m = 1, seed 0, only_perlin: {by_arm['only_perlin'].reason}\n" in text
+    again, fitted_again = gain_curve.measure(settings, gain_curve.read_places(chosen, settings), **asked)
+    assert (fitted, fitted_again) == (3, 0)
+    assert again == found
 
 
 def test_the_picture_has_a_dot_for_each_gain_higher_for_more() -> None:
