@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,9 @@ from anosynth.fingerprint import digest_pixels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+OTHERS = 320
+"""Three twins and a round trip of 48 queries and eight references, mirrored and spoiled ones too."""
 
 
 class RememberedPatches:
@@ -52,12 +56,23 @@ class RememberedPatches:
 
 
 class RememberedLevels:
-    """Satisfies `aligned.AlignedFeatures`; see `RememberedPatches`."""
+    """Satisfies `aligned.AlignedFeatures`; see `RememberedPatches`.
 
-    def __init__(self, features: AlignedFeatures, digests: frozenset[str]) -> None:
-        """As `RememberedPatches`; 4 MB a picture at 224 px."""
-        self._features, self._digests = features, digests
+    Of other pictures, twins above all, the last ones are remembered: detectors that share their twins come one after
+    another.
+    """
+
+    def __init__(self, features: AlignedFeatures, digests: frozenset[str], *, others: int = OTHERS) -> None:
+        """As `RememberedPatches`; 4 MB a picture at 224 px.
+
+        Args:
+            features: describes.
+            digests: of the pictures worth remembering.
+            others: how many other pictures are remembered, those described or asked for last.
+        """
+        self._features, self._digests, self._most = features, digests, others
         self._found: dict[str, tuple[NDArray[np.float32], ...]] = {}
+        self._others: OrderedDict[str, tuple[NDArray[np.float32], ...]] = OrderedDict()
 
     @property
     def identity(self) -> str:
@@ -97,11 +112,18 @@ class RememberedLevels:
 
     def _one(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], ...]:
         digest = digest_pixels(image)
-        found = self._found.get(digest)
-        if found is None:
-            found = tuple(level[0] for level in self._features.patch_levels([image]))
-            if digest in self._digests:
-                self._found[digest] = found
+        if digest in self._found:
+            return self._found[digest]
+        if digest in self._others:
+            self._others.move_to_end(digest)
+            return self._others[digest]
+        found = tuple(level[0] for level in self._features.patch_levels([image]))
+        if digest in self._digests:
+            self._found[digest] = found
+        elif self._most:
+            self._others[digest] = found
+            while len(self._others) > self._most:
+                self._others.popitem(last=False)
         return found
 
 

@@ -231,10 +231,12 @@ def test_digits_are_developed_on_train_images_and_no_query_is_in_both_parts() ->
     assert all(min(one.image.shape[:2]) == few_shot_sets.MIN_SIDE_PX for one in read)
 
 
-def test_remembered_features_are_the_features() -> None:
+@pytest.mark.parametrize("others", [0, 1, 8])
+def test_remembered_features_are_the_features(others: int) -> None:
     features: AlignedFeatures = build_aligned(EmbeddedAligned(kind="embedded", size_px=64), compute=COMPUTE)
-    images = [picture(seed, height=64, width=64) for seed in range(3)]
-    remembered = few_shot_encoders.RememberedLevels(features, frozenset(map(digest_pixels, images[:2])))
+    images = [picture(seed, height=64, width=64) for seed in range(4)]
+    known = frozenset(map(digest_pixels, images[:2]))
+    remembered = few_shot_encoders.RememberedLevels(features, known, others=others)
     for _ in range(2):
         for own, direct in zip(remembered.patch_levels(images), features.patch_levels(images), strict=True):
             np.testing.assert_array_equal(own, direct)
