@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 STAGE = "personalize_pairs"
-ALGORITHM = 4
+ALGORITHM = 5
 """Raised whenever equal values give another adapter."""
 
 SHOTS_TO_LEARN_MASKS = 2

@@ -39,6 +39,9 @@ EDGE_WINDOW_PX = 11
 AS_GOOD = 0.005
 """Rules whose mean IoU differs by less are equally good."""
 
+SINGLE_HEADROOM = 0.5
+"""Of a single shot's largest distance, so much must do: how faint the same defect is elsewhere, one shot cannot say."""
+
 _LOWS = (6.0, 9.0, 12.0, 18.0, 26.0, 38.0, 56.0, 84.0)
 _EDGES = (0.0, 0.4, 0.5, 0.6)
 _HIGH_FACTORS = (1.0, 1.5, 2.5)
@@ -175,14 +178,19 @@ def calibrate(
         key: the neutral colour of the parts.
 
     Returns:
-        The rule with the largest mean IoU; of those as good, a strict one in the middle.
+        The rule with the largest mean IoU; of those as good, a strict one in the middle, and of a single shot one that
+        asks for at most `SINGLE_HEADROOM` of its largest distance.
 
     Raises:
         DataError: if there are no shots, or no threshold finds any of the defects.
     """
     if not parts:
         raise DataError("no part to calibrate masks on; give at least one shot with a mask")
-    best = _search([key_distance(part, key=key) for part in parts], masks, key=key, lows=_LOWS, edges=_EDGES)
+    distances = [key_distance(part, key=key) for part in parts]
+    most_high = 255.0
+    if len(parts) == 1:
+        most_high = max(_LOWS[0], SINGLE_HEADROOM * float(distances[0].max()))
+    best = _search(distances, masks, key=key, lows=_LOWS, edges=_EDGES, most_high=most_high)
     if best.fit == 0.0:
         raise DataError(
             f"no threshold finds the shots' defects on the neutral colour {key}; the backbone's VAE does not keep them"
@@ -308,11 +316,13 @@ def _search(
     key: tuple[int, int, int],
     lows: Sequence[float],
     edges: Sequence[float],
+    most_high: float = 255.0,
 ) -> MaskRule:
     """Of the rules whose mean IoU is within `AS_GOOD` of the largest, a strict one with the middle `low`.
 
     A sampler's ground is rougher than that of the autoencoder's round trip which the thresholds are found on: specks
-    are kept out by `high` and `min_area`. The middle `low` leaves room for defects fainter than the shots'.
+    are kept out by `high` (`most_high` at most) and `min_area`. The middle `low` leaves room for defects fainter than
+    the shots'.
     """
     nearby = [_nearby(distance) for distance in distances]
     rules = [MaskRule(key, 1.0, 1.0, 0.0, 0.0)]
@@ -323,6 +333,8 @@ def _search(
         ]
         for factor, min_area in itertools.product(_HIGH_FACTORS, _MIN_AREAS):
             high = min(factor * low, 255.0)
+            if high > most_high:
+                continue
             fits = []
             for one, hit, mask in zip(found, hits, masks, strict=True):
                 keep = one.kept(high=high, min_area=min_area)

@@ -7,7 +7,17 @@ import pytest
 from scipy import ndimage
 
 from anosynth.errors import DataError
-from anosynth.pools.masks import CANDIDATE_KEYS, GREY, MaskRule, calibrate, choose_key, iou, neutral_part, part_mask
+from anosynth.pools.masks import (
+    CANDIDATE_KEYS,
+    GREY,
+    MaskRule,
+    calibrate,
+    choose_key,
+    iou,
+    key_distance,
+    neutral_part,
+    part_mask,
+)
 from anosynth.sources.procedural import render
 
 RULE = MaskRule(GREY, high=30.0, low=18.0, min_area=0.001, fit=1.0)
@@ -99,6 +109,19 @@ def test_masks_of_shots_are_recovered_from_their_own_softened_parts() -> None:
         fits += [iou(part_mask(part, rule), mask) for part, mask in zip(parts[3:], masks[3:], strict=True)]
     assert len(fits) == 12
     assert np.mean(fits) > 0.85
+
+
+def test_a_rule_of_a_single_shot_finds_the_same_defect_two_thirds_as_strong() -> None:
+    rng = np.random.default_rng(0)
+    one = render("cast_metal", defect="dent", seed=1, size_px=128)
+    key = choose_key([one.image], [one.mask], see=lambda parts: [blurred(part, rng) for part in parts])
+    part = blurred(neutral_part(one.image, one.mask, key=key), rng)
+    rule = calibrate([part], [one.mask], key=key)
+    fainter = np.rint(np.array(key) + (part - np.array(key)) * 2 / 3).astype(np.uint8)
+    assert rule.fit > 0.8
+    assert iou(part_mask(fainter, rule), one.mask) > 0.7
+    assert rule.high <= key_distance(part, key=key).max() / 2
+    assert calibrate([part, part], [one.mask, one.mask], key=key).high > rule.high
 
 
 def test_calibration_without_shots_or_defects_is_refused() -> None:
