@@ -13,6 +13,9 @@ from scipy import stats
 CONFIDENCE = 0.95
 METRICS = {"auroc": "AUROC", "ap": "AP", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
 BASES = ("patchcore", "patchcore_aligned")
+BEST = "one_to_normal_best"
+SWITCHED = ("one_to_normal_no_", "one_to_normal_plus_")
+LONG = "_15"
 
 
 @dataclass(frozen=True)
@@ -164,10 +167,11 @@ def _errors(rows: Sequence[Row], set_name: str) -> dict[Key, dict[int, float]]:
 def _comparisons(
     errors: Mapping[str, Mapping[Key, Mapping[int, float]]], sets: Sequence[str], ks: Sequence[int], *, title: str
 ) -> list[str]:
-    """One-to-Normal against PatchCore, and every detector with its pool against itself without."""
+    """One-to-Normal against PatchCore, each variant against its origin, every detector with a pool against itself."""
     keys = list(dict.fromkeys(key for name in sets for key in errors[name]))
     detectors = list(dict.fromkeys(key[0] for key in keys))
-    challengers = [one for one in detectors if one.startswith("one_to_")]
+    origins = {one: _origin(one) for one in detectors}
+    challengers = [one for one in detectors if one.startswith("one_to_") and origins[one] == one]
     pools = list(dict.fromkeys(key[1] for key in keys))
     duels = [
         ((base, pool, k), (challenger, pool, k))
@@ -176,6 +180,13 @@ def _comparisons(
         for challenger in challengers
         for base in BASES
         if base in detectors
+    ]
+    duels += [
+        ((origin, pool, k), (one, pool, k))
+        for k in ks
+        for pool in pools
+        for one, origin in origins.items()
+        if origin != one
     ]
     duels += [((one, "without", k), (one, "with", k)) for k in ks for one in detectors if "with" in pools]
     lines = []
@@ -201,6 +212,16 @@ def _comparisons(
         "|---|---|---|---|---|---|---|---|---|---|",
         *lines,
     ]
+
+
+def _origin(detector: str) -> str:
+    """The detector that a variant differs from by one switch or by its solver; any other is its own."""
+    if detector.startswith(SWITCHED):
+        return BEST
+    if not detector.endswith(LONG):
+        return detector
+    branch = detector.removesuffix(LONG)
+    return BEST if branch == "one_to_normal" else branch
 
 
 def _mean(errors: Mapping[str, Mapping[Key, Mapping[int, float]]], sets: Sequence[str], key: Key) -> dict[int, float]:

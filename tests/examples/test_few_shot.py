@@ -280,6 +280,30 @@ def test_a_seed_without_all_units_is_left_out_and_a_pool_is_compared_with_none()
     assert "| 4 | padim with pool | padim | bsdata | 0.4000 | 0.2000 | +0.2000 | – | +50 % | 1 |" in lines
 
 
+def test_a_variant_is_compared_with_what_it_differs_from_by_one_switch() -> None:
+    rows = [
+        row("elpv", 0, detector, value)
+        for detector, value in (
+            ("patchcore", 0.5),
+            ("one_to_normal_best", 0.8),
+            ("one_to_normal_personalized", 0.6),
+            ("one_to_normal_no_top", 0.7),
+            ("one_to_normal_15", 0.9),
+            ("one_to_normal_personalized_15", 0.4),
+        )
+    ]
+    lines = few_shot_report.report(rows, part="final", passed_over=[]).splitlines()
+    duels = [line.split(" | ")[1:3] for line in lines if line.startswith("| 4 | ")]
+    assert duels == [
+        ["one_to_normal_best", "patchcore"],
+        ["one_to_normal_personalized", "patchcore"],
+        ["one_to_normal_no_top", "one_to_normal_best"],
+        ["one_to_normal_15", "one_to_normal_best"],
+        ["one_to_normal_personalized_15", "one_to_normal_personalized"],
+    ]
+    assert few_shot.EVERY.keys() >= {few_shot_report._origin(name) for name in few_shot.EVERY}
+
+
 def test_a_generator_fills_the_pool_and_draws_twins(tmp_path: Path) -> None:
     settings = few_shot.Settings(
         compute=COMPUTE,
