@@ -758,6 +758,9 @@ class UNetSpec(Section):
     synthetic_ratio: Fraction = Field(
         0.5, description="share of the pairs, and of the normals, of a batch that is synthetic, where an arm has both"
     )
+    synthetic_until: PositiveFraction = Field(
+        1.0, description="curriculum: share of the steps with synthetic images; the last ones see real images alone"
+    )
     augment: AugmentParams = AugmentParams()
 
 

@@ -127,6 +127,7 @@ def _network(settings: JudgeSettings) -> UNetLocalizer:
         lr=LR,
         normal_ratio=NORMAL_RATIO,
         synthetic_ratio=0.0,
+        synthetic_until=1.0,
         augmentation=AUGMENTATION,
         init_seed=seed_for(DEVELOPMENT_SEED, "dual_quality", "judge", "init"),
         draw_seed=seed_for(DEVELOPMENT_SEED, "dual_quality", "judge", "draw"),

@@ -187,6 +187,7 @@ class Bench:
             lr=spec.lr,
             normal_ratio=spec.normal_ratio,
             synthetic_ratio=spec.synthetic_ratio,
+            synthetic_until=spec.synthetic_until,
             augmentation=Augmentation(**{**spec.augment.model_dump(), "quarter_turns": self.parts.quarter_turns}),
             init_seed=seed_for(draw.seed, *address, "init"),
             draw_seed=seed_for(draw.seed, *address, "batches", arm.name),
@@ -332,6 +333,7 @@ def read_settings(chosen: argparse.Namespace) -> Settings:
             normal_ratio=0.5,
             size_px=chosen.unet_px,
             synthetic_ratio=chosen.synthetic_ratio,
+            synthetic_until=chosen.synthetic_until,
             augment=AugmentParams(flip=True, quarter_turns=True, brightness=0.1, contrast=0.1),
         ),
         classifier=ClassifyParams(
@@ -401,6 +403,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch", type=at_least(1), default=8, help="images of a step of it")
     parser.add_argument("--unet-px", type=at_least(32, multiple_of=16), default=96, help="input of the U-Net")
     parser.add_argument("--synthetic-ratio", type=_share, default=0.5, help="share of synthetic pairs in a batch")
+    parser.add_argument("--synthetic-until", type=_share, default=1.0, help="share of the steps that see such pairs")
     parser.add_argument("--views", type=at_least(1), default=2, help="types: of every training image, up to 8")
     parser.add_argument("--encoder-px", type=at_least(64, multiple_of=32), default=160, help="types: encoder's input")
     parser.add_argument("--size-px", type=at_least(64, multiple_of=8), default=128, help="of the pictures")

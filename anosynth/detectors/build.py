@@ -117,6 +117,7 @@ def build_detector(
                 lr=spec.lr,
                 normal_ratio=spec.normal_ratio,
                 synthetic_ratio=spec.synthetic_ratio,
+                synthetic_until=spec.synthetic_until,
                 augmentation=Augmentation(
                     flip=spec.augment.flip,
                     quarter_turns=spec.augment.quarter_turns,

@@ -49,6 +49,7 @@ class UNetLocalizer:
         lr: float,
         normal_ratio: float,
         synthetic_ratio: float,
+        synthetic_until: float,
         augmentation: Augmentation,
         init_seed: int,
         draw_seed: int,
@@ -66,6 +67,8 @@ class UNetLocalizer:
             lr: peak of the learning rate; see `training.learning_rate`.
             normal_ratio: share of a batch that is normal; see `batches.draw_batch`.
             synthetic_ratio: share of normals and of pairs that is synthetic; see `batches.draw_batch`.
+            synthetic_until: share of the steps that draw synthetic images where there are real ones too, (0, 1]; what
+                is left of them sees real images alone.
             augmentation: random changes of training images.
             init_seed: of the initial weights. Give the arms of one comparison the same, so that they differ by data.
             draw_seed: of the batches; step s draws from (draw_seed, s) alone.
@@ -82,6 +85,7 @@ class UNetLocalizer:
         self._lr = lr
         self._normal_ratio = normal_ratio
         self._synthetic_ratio = synthetic_ratio
+        self._synthetic_until = synthetic_until
         self._augmentation = augmentation
         self._draw_seed = draw_seed
         self._dtype = dtype
@@ -114,7 +118,7 @@ class UNetLocalizer:
                 kinds,
                 batch_size=self._batch_size,
                 normal_ratio=self._normal_ratio,
-                synthetic_ratio=self._synthetic_ratio,
+                synthetic_ratio=self._synthetic_ratio if step < self._synthetic_until * self._steps else 0.0,
                 augmentation=self._augmentation,
                 rng=numpy_rng(self._draw_seed, step),
             )

@@ -34,6 +34,7 @@ def shortcut_auroc(*, mended: bool) -> float:
         lr=3e-3,
         normal_ratio=0.5,
         synthetic_ratio=0.5,
+        synthetic_until=1.0,
         augmentation=Augmentation(flip=True, quarter_turns=True, brightness=0.1, contrast=0.1),
         init_seed=1,
         draw_seed=2,

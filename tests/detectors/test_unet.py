@@ -7,10 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from anosynth.detectors.batches import Augmentation
+from anosynth.detectors.batches import Augmentation, TrainingImages, draw_batch, stack
+from anosynth.detectors.losses import dice_loss, focal_loss
+from anosynth.detectors.protocol import LabelledImage
 from anosynth.detectors.state import STATE_FILES
+from anosynth.detectors.training import train
 from anosynth.detectors.unet import UNetLocalizer
+from anosynth.detectors.unet_network import build_unet
 from anosynth.errors import BackboneError, DataError
+from anosynth.imaging import to_unit
+from anosynth.seeding import numpy_rng, seed_for, torch_generator
 from tests.detectors.planted import SIZE_PX, judge, planted
 
 NORMALS = planted("leather", None, "train", 6)
@@ -18,7 +24,13 @@ PAIRS = planted("leather", "hole", "train", 6)
 
 
 def localizer(
-    *, steps: int = 3, channels: int = 4, init_seed: int = 0, draw_seed: int = 0, normal_ratio: float = 0.5
+    *,
+    steps: int = 3,
+    channels: int = 4,
+    init_seed: int = 0,
+    draw_seed: int = 0,
+    normal_ratio: float = 0.5,
+    synthetic_until: float = 1.0,
 ) -> UNetLocalizer:
     return UNetLocalizer(
         channels=channels,
@@ -28,6 +40,7 @@ def localizer(
         lr=3e-3,
         normal_ratio=normal_ratio,
         synthetic_ratio=0.5,
+        synthetic_until=synthetic_until,
         augmentation=Augmentation(flip=True, quarter_turns=True, brightness=0.1, contrast=0.1),
         init_seed=init_seed,
         draw_seed=draw_seed,
@@ -69,6 +82,40 @@ def test_a_pool_whose_masks_are_shuffled_gives_no_gain() -> None:
     real, wrong, right = np.array(found).T
     assert (wrong - real).max() < 0.0
     assert (right - wrong).min() > 0.2  # it is the masks, not the pictures
+
+
+@pytest.mark.parametrize(("until", "ratios"), [(0.5, [0.5, 0.5, 0.0, 0.0]), (0.6, [0.5] * 3 + [0.0]), (1.0, [0.5] * 4)])
+def test_the_last_steps_of_a_curriculum_see_real_images_alone(until: float, ratios: list[float]) -> None:
+    made = [replace(item, synthetic=True) for item in planted("leather", "hole", "pool", 4)]
+    detector = localizer(steps=4, synthetic_until=until)
+    detector.fit(NORMALS, [*PAIRS, *made])
+
+    # The same by hand: four steps, each with its own share.
+    none: tuple[LabelledImage, ...] = ()
+    kinds = TrainingImages(*(stack(kind, size_px=SIZE_PX) for kind in (NORMALS, none, PAIRS, made)))
+    network = build_unet(channels=4, generator=torch_generator(seed_for(0, "init")))
+    train(
+        network,
+        draw=lambda step: draw_batch(
+            kinds,
+            batch_size=4,
+            normal_ratio=0.5,
+            synthetic_ratio=ratios[step],
+            augmentation=Augmentation(flip=True, quarter_turns=True, brightness=0.1, contrast=0.1),
+            rng=numpy_rng(0, step),
+        ),
+        loss=lambda logits, targets: focal_loss(logits, targets) + dice_loss(logits, targets),
+        steps=4,
+        peak_lr=3e-3,
+        dtype=torch.float32,
+        device=torch.device("cpu"),
+        name="by hand",
+    )
+    image = planted("leather", "hole", "test", 1)[0].image
+    (answer,) = detector.predict([("", image)])
+    with torch.inference_mode():
+        wanted = network.eval()(torch.from_numpy(to_unit(image)[None]))[0, 0].numpy()
+    np.testing.assert_array_equal(answer.anomaly_map, wanted)
 
 
 def test_one_seed_gives_equal_bytes_and_another_other_ones(tmp_path: Path) -> None:
@@ -131,6 +178,7 @@ def test_a_size_that_the_levels_do_not_divide_is_refused() -> None:
             lr=1e-3,
             normal_ratio=0.5,
             synthetic_ratio=0.5,
+            synthetic_until=1.0,
             augmentation=Augmentation(flip=False, quarter_turns=False, brightness=0.0, contrast=0.0),
             init_seed=0,
             draw_seed=0,
