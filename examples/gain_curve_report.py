@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -74,12 +75,12 @@ def values_by_seed(rows: Sequence[Row], parts: str, m: int, arm: str, metric: st
     return {seed: math.fsum(one[seed] for one in every) / len(every) for seed in sorted(seeds)}
 
 
-def gain(rows: Sequence[Row], parts: str, m: int, arm: str, metric: str) -> Gain | None:
-    """Gain of an arm over the base arm, paired by seed: mean ± t sd / sqrt(n); None without a common seed.
+def gain(rows: Sequence[Row], parts: str, m: int, arm: str, metric: str, *, over: str = BASE) -> Gain | None:
+    """Gain of an arm over another one, paired by seed: mean ± t sd / sqrt(n); None without a common seed.
 
     It is about other draws of shots and noise, for these test pictures.
     """
-    ours, base = (values_by_seed(rows, parts, m, one, metric) for one in (arm, BASE))
+    ours, base = (values_by_seed(rows, parts, m, one, metric) for one in (arm, over))
     seeds = sorted(ours.keys() & base.keys())
     if not seeds:
         return None
@@ -123,11 +124,34 @@ def report(rows: Sequence[Row], *, metrics: Sequence[str]) -> str:
                 for arm in arms_of(rows)
                 if values_by_seed(rows, parts, m, arm, metrics[0])
             ]
+    lines += _duels(rows, metrics)
     lacking = [row for row in rows if row.reason]
     if lacking:
         lines += ["", "No pool, and so no value:", ""]
         lines += [f"- {row.parts}, m = {row.m}, seed {row.seed}, {row.arm}: {row.reason}" for row in lacking]
     return "\n".join(lines) + "\n"
+
+
+def _duels(rows: Sequence[Row], metrics: Sequence[str]) -> list[str]:
+    """Arms other than the base arm against each other, over everything that was measured."""
+    parts, arms = places_of(rows)[-1], [arm for arm in arms_of(rows) if arm != BASE]
+    lines = []
+    for m, (other, arm) in itertools.product(sorted({row.m for row in rows}), itertools.combinations(arms, 2)):
+        found = [gain(rows, parts, m, arm, metric, over=other) for metric in metrics]
+        if found[0] is not None:
+            said = ["–" if one is None else one.text() for one in found]
+            lines.append(f"| {m} | {arm} | {other} | {' | '.join(said)} | {found[0].num_seeds} |")
+    if not lines:
+        return []
+    heads = " | ".join(metrics)
+    return [
+        "",
+        f"## Arms against each other, {parts}",
+        "",
+        f"| shots | arm | less | {heads} | seeds |",
+        "|---|---|---|" + "---|" * (len(metrics) + 1),
+        *lines,
+    ]
 
 
 def _cells(rows: Sequence[Row], parts: str, m: int, arm: str, metrics: Sequence[str], *, num_seeds: int) -> list[str]:

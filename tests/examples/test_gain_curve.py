@@ -91,6 +91,13 @@ def test_the_table_has_a_row_for_each_measured_arm_and_says_where_seeds_are_miss
     ]
 
 
+def test_arms_are_compared_with_each_other_seed_by_seed() -> None:
+    table = {("a", 1, "real"): [0.1, 0.2], ("a", 1, "perlin"): [0.2, 0.6], ("a", 1, "cutpaste"): [0.5, 0.7, 0.9]}
+    text = gain_curve_report.report(rows(table), metrics=("pixel_ap",))
+    low, high = stats.t.interval(0.95, 1, loc=0.2, scale=stats.sem([0.3, 0.1]))
+    assert f"| 1 | cutpaste | perlin | +0.200 [{low:+.3f}, {high:+.3f}] | 2 |" in text.splitlines()
+
+
 def test_shots_that_give_no_pool_leave_a_cell_without_values_and_the_run_goes_on(tmp_path: Path) -> None:
     chosen = gain_curve._parser().parse_args(["--out", str(tmp_path), *CURVE])
     settings = gain_curve.read_settings(chosen)
