@@ -383,6 +383,13 @@ def _share(text: str) -> float:
     return value
 
 
+def _positive_share(text: str) -> float:
+    value = _share(text)
+    if value == 0.0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share in (0, 1]; to see no such pairs take the arm real")
+    return value
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python examples/gain_curve.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -403,7 +410,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch", type=at_least(1), default=8, help="images of a step of it")
     parser.add_argument("--unet-px", type=at_least(32, multiple_of=16), default=96, help="input of the U-Net")
     parser.add_argument("--synthetic-ratio", type=_share, default=0.5, help="share of synthetic pairs in a batch")
-    parser.add_argument("--synthetic-until", type=_share, default=1.0, help="share of the steps that see such pairs")
+    parser.add_argument("--synthetic-until", type=_positive_share, default=1.0, help="share of the steps with them")
     parser.add_argument("--views", type=at_least(1), default=2, help="types: of every training image, up to 8")
     parser.add_argument("--encoder-px", type=at_least(64, multiple_of=32), default=160, help="types: encoder's input")
     parser.add_argument("--size-px", type=at_least(64, multiple_of=8), default=128, help="of the pictures")

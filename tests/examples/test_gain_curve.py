@@ -244,6 +244,23 @@ def test_wrong_input_ends_with_one_sentence(
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--synthetic-until", "0", "'0' is not a share in (0, 1]"),
+        ("--synthetic-until", "1.5", "'1.5' is not a share in [0, 1]"),
+        ("--synthetic-ratio", "half", "'half' is not a share in [0, 1]"),
+    ],
+)
+def test_a_share_out_of_its_range_is_refused(
+    capsys: pytest.CaptureFixture[str], option: str, value: str, said: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        gain_curve.main(["--out", "never", option, value])
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
 def test_a_file_that_is_no_cell_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "curve" / "cells" / "tile-crack" / "m1-seed0" / "real.json"
     path.parent.mkdir(parents=True)
