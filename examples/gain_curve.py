@@ -8,6 +8,10 @@ Task `curve` fits the U-Net localizer, task `types` the classifier of defect typ
 of pairs made of these shots; tested on other rendered parts. Shots, pools, weights and batches change with the seed; an
 arm differs by its data alone. Each cell (parts, m, seed, arm) is one file below OUT/TASK/cells, written when it is
 measured; run again to go on. OUT/TASK has table.md and gain.svg. Development pictures only.
+
+Two arms are no methods but bounds, with real pictures in the place of synthetic ones: bound_others has pictures that no
+shot was taken from, as a generator would draw that draws the real thing; bound_test has the very pictures of the test,
+which no generator can better.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -70,6 +74,8 @@ METRICS: Mapping[Task, tuple[str, ...]] = {
     "types": ("accuracy", "macro_f1"),
 }
 ONLY = "only_"
+OTHERS, TEST = "bound_others", "bound_test"
+BOUNDS = (OTHERS, TEST)
 
 
 @dataclass(frozen=True)
@@ -111,15 +117,15 @@ class Arm:
     """What an arm trains on beside the real normals.
 
     Attributes:
-        name: `real`, a method (with the real shots), or `only_` and a method (without).
+        name: `real`, a method (with the real shots), `only_` and a method (without), or one of BOUNDS (with).
     """
 
     name: str
 
     @property
     def method(self) -> str | None:
-        """Whose pool; None for `real`."""
-        return None if self.name == BASE else self.name.removeprefix(ONLY)
+        """Whose pool; None for `real` and for bounds."""
+        return None if self.name in (BASE, *BOUNDS) else self.name.removeprefix(ONLY)
 
     @property
     def with_shots(self) -> bool:
@@ -150,6 +156,7 @@ class Bench:
                 "parts": self.parts.digest,
                 "shots": [one.name for one in draw.real_pairs()] if arm.with_shots else [],
                 "pools": [job.fingerprint for job in jobs],
+                **({"stand_ins": [one.name for one in self._stand_ins(draw, arm)]} if arm.name in BOUNDS else {}),
                 "screen": self._settings.pools.screen.model_dump(mode="json") if jobs else {},
                 "seed": [draw.seed, draw.m],
                 "arm": arm.name,
@@ -163,9 +170,11 @@ class Bench:
             PoolError: if these shots give the arm nothing to learn from.
         """
         pools: list[Pool] = [draw.pool(arm.method, one) for one in self.parts.defects] if arm.method else []
-        made = [image for pool in pools for image in pool.kept]
+        made = [*(image for pool in pools for image in pool.kept), *self._stand_ins(draw, arm)]
         pairs = [*(draw.real_pairs() if arm.with_shots else ()), *made]
         started = time.process_time()
+        if arm.name in BOUNDS and not made:
+            raise PoolError(f"{self.parts.slug}, m = {draw.m}: every picture is a shot; {arm.name} has no other")
         if not pairs:
             raise PoolError(f"{self.parts.slug}, m = {draw.m}, arm {arm.name}: no pair was kept; look at the pool")
         found = self._localize(draw, arm, pairs) if self._settings.task == "curve" else self._tell_types(draw, pairs)
@@ -175,6 +184,15 @@ class Bench:
             "refused": refused,
             "cpu_s": round(time.process_time() - started, 2),
         }
+
+    def _stand_ins(self, draw: Draw, arm: Arm) -> list[LabelledImage]:
+        """Real pictures of a bound, called synthetic, so that batches mix them as those of a pool."""
+        found: Sequence[LabelledImage] = ()
+        if arm.name == OTHERS:
+            found = draw.other_pairs()
+        elif arm.name == TEST:
+            found = [one for one in self.parts.test if one.defect is not None]
+        return [replace(one, synthetic=True) for one in found]
 
     def _localize(self, draw: Draw, arm: Arm, pairs: Sequence[LabelledImage]) -> dict[str, float | None]:
         spec, compute = self._settings.localizer, self._settings.pools.compute
@@ -366,7 +384,7 @@ def read_arms(names: Sequence[str], settings: PoolSettings) -> list[Arm]:
     arms = [Arm(name) for name in dict.fromkeys([BASE, *(names or settings.methods)])]
     for arm in arms:
         if arm.method is not None and arm.method not in settings.methods:
-            there = ", ".join([BASE, *settings.methods, *(ONLY + one for one in settings.methods)])
+            there = ", ".join([BASE, *settings.methods, *(ONLY + one for one in settings.methods), *BOUNDS])
             raise ParamsError(f"--arms {arm.name}: not there; there: {there}")
         if names and arm.method and not settings.can_make(arm.method):
             raise ParamsError(f"--arms {arm.name}: it draws with a backbone; add --backbone embedded, or a folder")
@@ -400,7 +418,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--bsdata", default=os.environ.get("ANOSYNTH_BSDATA", ""), help="folder of BSData")
     parser.add_argument("--shots", type=at_least(1), nargs="+", default=[1, 3, 10], help="of each defect type")
     parser.add_argument("--seeds", type=at_least(1), default=5, help="how many, from 0")
-    parser.add_argument("--arms", nargs="+", default=[], help="default: real and all methods; only_METHOD: no shots")
+    parser.add_argument("--arms", nargs="+", default=[], help="of real (always there), METHOD, only_METHOD, bound_...")
     parser.add_argument("--backbone", default="", help="embedded, or a diffusers folder; without it no dualanodiff")
     parser.add_argument("--pairs", type=at_least(1), default=48, help="of a pool, before screening")
     parser.add_argument("--adapter-steps", type=at_least(1), default=100, help="of dualanodiff's training")

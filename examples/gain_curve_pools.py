@@ -78,6 +78,10 @@ class Pool:
     refused: Mapping[str, int]
 
 
+def _labelled(one: RealPair, defect: str) -> LabelledImage:
+    return LabelledImage(one.sha256, one.image, one.mask, synthetic=False, defect=defect)
+
+
 class Generators:
     """Opens the backbone once, when it is first needed."""
 
@@ -114,10 +118,14 @@ class Draw:
 
     def real_pairs(self) -> tuple[LabelledImage, ...]:
         """The shots as training images."""
+        return tuple(_labelled(one, defect) for defect, shots in self.shots.items() for one in shots)
+
+    def other_pairs(self) -> tuple[LabelledImage, ...]:
+        """Pictures that might have been shots and are not, of each defect type at most as many as a pool has pairs."""
         return tuple(
-            LabelledImage(one.sha256, one.image, one.mask, synthetic=False, defect=defect)
-            for defect, shots in self.shots.items()
-            for one in shots
+            _labelled(one, defect)
+            for defect, candidates in self.parts.candidates.items()
+            for one in self.parts.shots(defect, len(candidates), self.seed)[self.m :][: self._settings.num_pairs]
         )
 
     def normals(self) -> tuple[LabelledImage, ...]:

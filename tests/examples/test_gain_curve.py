@@ -22,6 +22,7 @@ sys.path.insert(0, str(REPOSITORY / "examples"))  # the example's files import e
 
 gain_curve = import_module("gain_curve")
 gain_curve_parts = import_module("gain_curve_parts")
+gain_curve_pools = import_module("gain_curve_pools")
 gain_curve_report = import_module("gain_curve_report")
 gain_curve_svg = import_module("gain_curve_svg")
 
@@ -154,6 +155,29 @@ def test_every_cell_is_a_file_and_found_again(measured: Path, capsys: pytest.Cap
     assert json.loads(before["tile-crack/m2-seed0/cutpaste.json"])["pairs"]["real"] == 2
 
 
+def test_bounds_put_real_pictures_in_the_place_of_synthetic_ones(tmp_path: Path) -> None:
+    asked = ["--out", str(tmp_path), *CURVE, "--seeds", "1", "--arms", "bound_others", "bound_test"]
+    gain_curve.main([*asked, "--shots", "2", "30", "--pairs", "5"])
+    found = {name: json.loads(text) for name, text in cells(tmp_path).items()}
+    few, all_taken = (found[f"tile-crack/m{m}-seed0/bound_others.json"] for m in (2, 30))
+    assert few["pairs"] == {"real": 2, "drawn": 0, "kept": 5}
+    assert all_taken["cell"]["reason"] == "tile-crack, m = 30: every picture is a shot; bound_others has no other"
+    assert found["tile-crack/m2-seed0/bound_test.json"]["pairs"] == {"real": 2, "drawn": 0, "kept": 3}
+
+    settings = gain_curve.read_settings(gain_curve._parser().parse_args(["--out", str(tmp_path), *CURVE]))
+    (place,) = gain_curve.read_places(gain_curve._parser().parse_args(asked), settings)
+    pools = gain_curve_pools.Generators(settings.pools), gain_curve_pools.ShardStore(tmp_path / "store")
+    bench = gain_curve.Bench(settings, place.parts(0))
+    draw = gain_curve_pools.Draw(bench.parts, 2, 0, settings=settings.pools, generators=pools[0], store=pools[1])
+    shots, others = {one.name for one in draw.real_pairs()}, {one.name for one in draw.other_pairs()}
+    assert len(others) == 3  # as many as a pool has pairs
+    assert not shots & others
+    assert {one.sha256 for one in bench.parts.candidates["crack"]} >= shots | others
+    test = bench._stand_ins(draw, gain_curve.Arm("bound_test"))
+    assert [one.name for one in test] == [one.name for one in bench.parts.test if one.defect == "crack"]
+    assert all(one.synthetic and one.mask is not None and one.mask.any() for one in test)
+
+
 def test_two_runs_of_one_seed_give_equal_cells(measured: Path, tmp_path: Path) -> None:
     gain_curve.main(["--out", str(tmp_path), *CURVE, "--shots", "2", "--arms", "cutpaste"])
     before, again = cells(measured), cells(tmp_path)
@@ -228,6 +252,7 @@ def tree_of_positions(root: Path) -> dict[str, str]:
         (["--parts", "bsdata", "--bsdata", ""], "--parts bsdata: it needs --bsdata FOLDER"),
         (["--arms", "dualanodiff"], "--arms dualanodiff: it draws with a backbone; add --backbone embedded"),
         (["--arms", "mixup"], "--arms mixup: not there; there: real, perlin, cutpaste, dualanodiff, only_perlin"),
+        (["--arms", "bound_all"], "only_dualanodiff, bound_others, bound_test"),
         (["--backbone", "/nowhere/at/all"], "no such folder, and not the word embedded"),
         (["--task", "types", "--parts", "wood-stain"], "one defect type; there is nothing to tell apart"),
         (["--shots", "31", *CURVE, "--seeds", "1"], "--shots 31: 30 pictures of tile-crack with crack may be shots"),
