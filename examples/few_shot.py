@@ -348,7 +348,13 @@ def read_settings(chosen: argparse.Namespace) -> Settings:
         encoder_px=chosen.encoder_px,
         backbone=backbone,
         adapting=PersonalizeNormalsParams(
-            rank=8, alpha=8.0, steps=chosen.adapting_steps, prior_images=0, prior_weight=0.0
+            rank=chosen.adapting_rank,
+            alpha=float(chosen.adapting_rank),
+            lr=chosen.adapting_lr,
+            steps=chosen.adapting_steps,
+            decoder_steps=chosen.decoder_steps,
+            prior_images=0,
+            prior_weight=0.0,
         ),
         pool=pool,
     )
@@ -377,6 +383,9 @@ def add_settings(parser: argparse.ArgumentParser, *, bsdata: str) -> None:
     parser.add_argument("--backbone", default="", help="embedded, or a diffusers folder; without it no twins, no pool")
     parser.add_argument("--pool", type=at_least(0), default=26, help="generated normals in cells with a pool; 0: none")
     parser.add_argument("--adapting-steps", type=at_least(1), default=40, help="of training on the references")
+    parser.add_argument("--adapting-rank", type=at_least(1), default=8, help="of the adapter")
+    parser.add_argument("--adapting-lr", type=float, default=1e-4, help="of that training, in (0, 1)")
+    parser.add_argument("--decoder-steps", type=at_least(0), default=0, help="of training the decoder on them")
     parser.add_argument("--encoder-px", type=at_least(64, multiple_of=32), default=224, help="input of the encoders")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of frozen weights")
     parser.add_argument("--threads", type=at_least(1), default=2, help="of torch")
