@@ -33,11 +33,15 @@ flow: setup
 verify: setup
 	$(RUN) python -m anosynth verify
 
+# Every test computes on one thread, so WORKERS of them run side by side; tests/conftest.py says what stays together.
+WORKERS ?= 2
+PYTEST := python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
+
 test: lint
-	$(RUN) python -m pytest -m "not faults"
+	$(RUN) $(PYTEST) -m "not faults"
 
 test-fast: setup
-	$(RUN) python -m pytest -m "not slow and not faults"
+	$(RUN) $(PYTEST) -m "not slow and not faults"
 
 faults: setup
 	$(RUN) python -m pytest -m faults

@@ -23,8 +23,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from tests.toy import make_project
+
+settings.register_profile("anosynth", deadline=None)  # no test asserts a time
+settings.load_profile("anosynth")
 
 
 def global_generators() -> dict[str, object]:
@@ -43,9 +47,21 @@ def drawn_since(before: Mapping[str, object]) -> list[str]:
     return [name for name, state in before.items() if after[name] != state]
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Take the tests that start Prefect in this process last: its threads outlive them, and draw when they like."""
-    items.sort(key=_starts_prefect)
+    """Say what one worker must run in one go, the long pipelines first.
+
+    Tests that start Prefect in this process come last, all on one worker: its threads outlive them, and draw when they
+    like. The tests of tests/pipeline share two whole runs of the pipeline; else a file keeps its fixtures to itself.
+    """
+    items.sort(key=lambda item: (_starts_prefect(item), not _shares_pipelines(item)))
+    for item in items:
+        group = "prefect" if _starts_prefect(item) else "pipeline" if _shares_pipelines(item) else item.path.as_posix()
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+def _shares_pipelines(item: pytest.Item) -> bool:
+    return item.path.parent.name == "pipeline"
 
 
 def _starts_prefect(item: pytest.Item) -> bool:

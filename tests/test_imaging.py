@@ -149,7 +149,7 @@ def test_a_file_cut_short_is_an_error_and_never_half_a_picture(kind: str) -> Non
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("kind", FORMATS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(damage=st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), min_size=1, max_size=8))
 def test_damaged_bytes_give_a_picture_or_a_data_error_and_nothing_else(
     kind: str, damage: list[tuple[int, int]]

@@ -127,7 +127,7 @@ SCORES = st.lists(st.tuples(st.sampled_from([-1.5, -0.0, 0.0, 0.25, 1.0, 3.0]), 
 
 
 @given(SCORES)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_image_metrics_equal_the_naive_loops_with_ties(rows):
     scores, labels = np.array([score for score, _ in rows]), np.array([label for _, label in rows])
     found = astuple(image_metrics(scores, labels))
@@ -173,7 +173,7 @@ def test_exact_pixel_metrics_equal_the_naive_loops(levels, max_fpr):
     hnp.arrays(np.uint8, (5, 6), elements=st.sampled_from([0, 255])),
     st.sampled_from([0.1, 0.3, 1.0]),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_exact_and_streamed_metrics_equal_the_naive_loops_on_any_mask(anomaly_map, mask, max_fpr):
     wanted = naive_pixels([anomaly_map], [mask], max_fpr)
     assert astuple(pixel_metrics([anomaly_map], [mask], max_fpr=max_fpr)) == pytest.approx(

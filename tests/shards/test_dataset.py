@@ -74,7 +74,7 @@ def test_worker_processes_read_the_same(tmp_path: Path) -> None:
     assert seen == [dataset[at]["sample_id"] for at in order]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     rows=st.lists(st.integers(1, 9), max_size=12),
     seed=st.integers(0, 2**40),

@@ -13,7 +13,7 @@ from anosynth.shards.plan import fingerprint_of, job_from_json, job_to_json, pla
 from tests.shards.small_pools import COMPUTE, make_jobs
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(n=st.integers(1, 300), shard_rows=st.integers(1, 70), batch_size=st.integers(1, 20))
 def test_shards_cover_every_sample_once_and_in_order(n: int, shard_rows: int, batch_size: int) -> None:
     jobs = make_jobs(n, shard_rows=shard_rows, batch_size=batch_size)
@@ -28,7 +28,7 @@ def test_shards_cover_every_sample_once_and_in_order(n: int, shard_rows: int, ba
     assert max(len(batch) for job in jobs for batch in job.batches()) <= batch_size
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(small=st.integers(1, 200), more=st.integers(0, 200), shard_rows=st.integers(1, 50))
 def test_growing_a_pool_keeps_every_full_shard(small: int, more: int, shard_rows: int) -> None:
     before, after = make_jobs(small, shard_rows=shard_rows), make_jobs(small + more, shard_rows=shard_rows)
