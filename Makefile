@@ -35,7 +35,7 @@ verify: setup
 
 # Every test computes on one thread, so WORKERS of them run side by side; tests/conftest.py says what stays together.
 WORKERS ?= 2
-PYTEST := python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
+PYTEST := python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test: lint
 	$(RUN) $(PYTEST) -m "not faults"

@@ -24,8 +24,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.toy import make_project
+
+PIPELINE = "tests/pipeline/"
 
 settings.register_profile("anosynth", deadline=None)  # no test asserts a time
 settings.load_profile("anosynth")
@@ -47,21 +51,26 @@ def drawn_since(before: Mapping[str, object]) -> list[str]:
     return [name for name, state in before.items() if after[name] != state]
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say what one worker must run in one go, the long pipelines first.
+    """Take the long pipelines first, and files whose tests start Prefect in this process last.
 
-    Tests that start Prefect in this process come last, all on one worker: its threads outlive them, and draw when they
-    like. The tests of tests/pipeline share two whole runs of the pipeline; else a file keeps its fixtures to itself.
+    Prefect's threads outlive a test, and draw when they like.
     """
-    items.sort(key=lambda item: (_starts_prefect(item), not _shares_pipelines(item)))
-    for item in items:
-        group = "prefect" if _starts_prefect(item) else "pipeline" if _shares_pipelines(item) else item.path.as_posix()
-        item.add_marker(pytest.mark.xdist_group(group))
+    last = {item.path for item in items if _starts_prefect(item)}
+    items.sort(key=lambda item: (item.path in last, item.path.parent.name != "pipeline"))
 
 
-def _shares_pipelines(item: pytest.Item) -> bool:
-    return item.path.parent.name == "pipeline"
+class FilesTogether(LoadScopeScheduling):
+    """Gives a worker whole files, and one of them all of tests/pipeline, which shares two runs of the pipeline."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return PIPELINE if path.startswith(PIPELINE) else path
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FilesTogether:
+    """Deal the tests of `pytest --numprocesses N --dist loadfile` by FilesTogether."""
+    return FilesTogether(config, log)
 
 
 def _starts_prefect(item: pytest.Item) -> bool:
