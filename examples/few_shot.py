@@ -56,6 +56,7 @@ from few_shot_report import Row, report
 from few_shot_sets import REAL_SETS, Part, Set, Unit, available_sets, chosen_sets
 
 ARM = ["few_shot"]
+MAX_RANK = 512
 REAL_WEIGHS_MORE = 0.8
 """Of a generated image against a real one's 1, for every detector that can tell them apart; One-to-Normal's own."""
 Pool = Literal["without", "with"]
@@ -366,6 +367,23 @@ def _digits(text: str) -> str:
     return text
 
 
+def _rate(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.0 < value < 1.0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a learning rate in (0, 1)")
+    return value
+
+
+def _rank(text: str) -> int:
+    value = at_least(1)(text)
+    if value > MAX_RANK:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than {MAX_RANK}, the greatest rank of an adapter")
+    return value
+
+
 def add_settings(parser: argparse.ArgumentParser, *, bsdata: str) -> None:
     """Add what `read_settings` and `available_sets` read.
 
@@ -383,8 +401,8 @@ def add_settings(parser: argparse.ArgumentParser, *, bsdata: str) -> None:
     parser.add_argument("--backbone", default="", help="embedded, or a diffusers folder; without it no twins, no pool")
     parser.add_argument("--pool", type=at_least(0), default=26, help="generated normals in cells with a pool; 0: none")
     parser.add_argument("--adapting-steps", type=at_least(1), default=40, help="of training on the references")
-    parser.add_argument("--adapting-rank", type=at_least(1), default=8, help="of the adapter")
-    parser.add_argument("--adapting-lr", type=float, default=1e-4, help="of that training, in (0, 1)")
+    parser.add_argument("--adapting-rank", type=_rank, default=8, help="of the adapter")
+    parser.add_argument("--adapting-lr", type=_rate, default=1e-4, help="of that training, in (0, 1)")
     parser.add_argument("--decoder-steps", type=at_least(0), default=0, help="of training the decoder on them")
     parser.add_argument("--encoder-px", type=at_least(64, multiple_of=32), default=224, help="input of the encoders")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of frozen weights")

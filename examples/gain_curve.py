@@ -418,7 +418,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--bsdata", default=os.environ.get("ANOSYNTH_BSDATA", ""), help="folder of BSData")
     parser.add_argument("--shots", type=at_least(1), nargs="+", default=[1, 3, 10], help="of each defect type")
     parser.add_argument("--seeds", type=at_least(1), default=5, help="how many, from 0")
-    parser.add_argument("--arms", nargs="+", default=[], help="of real (always there), METHOD, only_METHOD, bound_...")
+    parser.add_argument("--arms", nargs="+", default=[], help="default: real, all methods; or only_METHOD, bound_...")
     parser.add_argument("--backbone", default="", help="embedded, or a diffusers folder; without it no dualanodiff")
     parser.add_argument("--pairs", type=at_least(1), default=48, help="of a pool, before screening")
     parser.add_argument("--adapter-steps", type=at_least(1), default=100, help="of dualanodiff's training")

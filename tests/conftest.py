@@ -68,6 +68,7 @@ class FilesTogether(LoadScopeScheduling):
         return PIPELINE if path.startswith(PIPELINE) else path
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FilesTogether:
     """Deal the tests of `pytest --numprocesses N --dist loadfile` by FilesTogether."""
     return FilesTogether(config, log)

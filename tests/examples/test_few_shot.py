@@ -360,3 +360,27 @@ def test_wrong_input_is_one_sentence(
         assert said.startswith("few_shot: ")
         assert message in said
         assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--adapting-lr", "1", "'1' is not a learning rate in (0, 1)"),
+        ("--adapting-lr", "fast", "'fast' is not a learning rate in (0, 1)"),
+        ("--adapting-rank", "0", "'0' is not a whole number of at least 1"),
+        ("--adapting-rank", "513", "'513' is more than 512, the greatest rank of an adapter"),
+    ],
+)
+def test_a_training_of_the_adapter_that_cannot_be_is_refused(
+    capsys: pytest.CaptureFixture[str], option: str, value: str, said: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        few_shot.main(["--out", "never", option, value])
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_adapter_learns_as_the_options_say() -> None:
+    asked = ["--adapting-steps", "7", "--adapting-rank", "4", "--adapting-lr", "1e-3", "--decoder-steps", "5"]
+    adapting = few_shot.read_settings(few_shot._parser().parse_args(["--out", "x", *asked])).adapting
+    assert (adapting.steps, adapting.rank, adapting.alpha, adapting.lr, adapting.decoder_steps) == (7, 4, 4.0, 1e-3, 5)
