@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 
 from anosynth.detectors.build import DetectorParts, build_detector, shaping_values
 from anosynth.detectors.one_to_normal import OneToNormal
@@ -56,7 +57,6 @@ from few_shot_report import Row, report
 from few_shot_sets import REAL_SETS, Part, Set, Unit, available_sets, chosen_sets
 
 ARM = ["few_shot"]
-MAX_RANK = 512
 REAL_WEIGHS_MORE = 0.8
 """Of a generated image against a real one's 1, for every detector that can tell them apart; One-to-Normal's own."""
 Pool = Literal["without", "with"]
@@ -336,7 +336,7 @@ def read_settings(chosen: argparse.Namespace) -> Settings:
     """Turn the command line into settings.
 
     Raises:
-        ParamsError: if the backbone is no folder.
+        ParamsError: if the backbone is no folder, or the adapter cannot be trained like that.
     """
     backbone = read_backbone(chosen.backbone)
     pool = None
@@ -344,11 +344,8 @@ def read_settings(chosen: argparse.Namespace) -> Settings:
         pool = GenerateNormalsParams(
             n=chosen.pool, shard_rows=chosen.pool, batch_size=8, solver="dpm_solver", steps=10, guidance=1.0
         )
-    return Settings(
-        compute=ComputeParams(threads=chosen.threads, dtype=chosen.dtype, device="cpu"),
-        encoder_px=chosen.encoder_px,
-        backbone=backbone,
-        adapting=PersonalizeNormalsParams(
+    try:
+        adapting = PersonalizeNormalsParams(
             rank=chosen.adapting_rank,
             alpha=float(chosen.adapting_rank),
             lr=chosen.adapting_lr,
@@ -356,7 +353,15 @@ def read_settings(chosen: argparse.Namespace) -> Settings:
             decoder_steps=chosen.decoder_steps,
             prior_images=0,
             prior_weight=0.0,
-        ),
+        )
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise ParamsError(f"--adapting-{wrong['loc'][0]} {wrong['input']}: {wrong['msg'].lower()}") from None
+    return Settings(
+        compute=ComputeParams(threads=chosen.threads, dtype=chosen.dtype, device="cpu"),
+        encoder_px=chosen.encoder_px,
+        backbone=backbone,
+        adapting=adapting,
         pool=pool,
     )
 
@@ -365,23 +370,6 @@ def _digits(text: str) -> str:
     if not text or not set(text) <= set("0123456789") or len(set(text)) != len(text):
         raise argparse.ArgumentTypeError(f"{text!r} must name digits, each once, like 02468")
     return text
-
-
-def _rate(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0.0 < value < 1.0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a learning rate in (0, 1)")
-    return value
-
-
-def _rank(text: str) -> int:
-    value = at_least(1)(text)
-    if value > MAX_RANK:
-        raise argparse.ArgumentTypeError(f"{text!r} is more than {MAX_RANK}, the greatest rank of an adapter")
-    return value
 
 
 def add_settings(parser: argparse.ArgumentParser, *, bsdata: str) -> None:
@@ -401,8 +389,8 @@ def add_settings(parser: argparse.ArgumentParser, *, bsdata: str) -> None:
     parser.add_argument("--backbone", default="", help="embedded, or a diffusers folder; without it no twins, no pool")
     parser.add_argument("--pool", type=at_least(0), default=26, help="generated normals in cells with a pool; 0: none")
     parser.add_argument("--adapting-steps", type=at_least(1), default=40, help="of training on the references")
-    parser.add_argument("--adapting-rank", type=_rank, default=8, help="of the adapter")
-    parser.add_argument("--adapting-lr", type=_rate, default=1e-4, help="of that training, in (0, 1)")
+    parser.add_argument("--adapting-rank", type=int, default=8, help="of the adapter")
+    parser.add_argument("--adapting-lr", type=float, default=1e-4, help="of that training")
     parser.add_argument("--decoder-steps", type=at_least(0), default=0, help="of training the decoder on them")
     parser.add_argument("--encoder-px", type=at_least(64, multiple_of=32), default=224, help="input of the encoders")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of frozen weights")

@@ -10,8 +10,7 @@ arm differs by its data alone. Each cell (parts, m, seed, arm) is one file below
 measured; run again to go on. OUT/TASK has table.md and gain.svg. Development pictures only.
 
 Two arms are no methods but bounds, with real pictures in the place of synthetic ones: bound_others has pictures that no
-shot was taken from, as a generator would draw that draws the real thing; bound_test has the very pictures of the test,
-which no generator can better.
+shot was taken from, as a generator would draw that draws the real thing; bound_test has the very pictures of the test.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import itertools
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -155,8 +154,7 @@ class Bench:
                 "settings": self._settings.shaping(quarter_turns=self.parts.quarter_turns),
                 "parts": self.parts.digest,
                 "shots": [one.name for one in draw.real_pairs()] if arm.with_shots else [],
-                "pools": [job.fingerprint for job in jobs],
-                **({"stand_ins": [one.name for one in self._stand_ins(draw, arm)]} if arm.name in BOUNDS else {}),
+                "pools": [*(job.fingerprint for job in jobs), *(one.name for one in self._stand_ins(draw, arm))],
                 "screen": self._settings.pools.screen.model_dump(mode="json") if jobs else {},
                 "seed": [draw.seed, draw.m],
                 "arm": arm.name,
@@ -391,21 +389,19 @@ def read_arms(names: Sequence[str], settings: PoolSettings) -> list[Arm]:
     return arms
 
 
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0.0 <= value <= 1.0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a share in [0, 1]")
-    return value
+def _share(*, above_zero: bool = False) -> Callable[[str], float]:
+    """A type for argparse: numbers from 0 to 1."""
 
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1.0
+        if not 0.0 <= value <= 1.0 or (above_zero and value == 0.0):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a share in {'(' if above_zero else '['}0, 1]")
+        return value
 
-def _positive_share(text: str) -> float:
-    value = _share(text)
-    if value == 0.0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a share in (0, 1]; to see no such pairs take the arm real")
-    return value
+    return read
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -427,8 +423,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=at_least(1), default=200, help="of the U-Net's training")
     parser.add_argument("--batch", type=at_least(1), default=8, help="images of a step of it")
     parser.add_argument("--unet-px", type=at_least(32, multiple_of=16), default=96, help="input of the U-Net")
-    parser.add_argument("--synthetic-ratio", type=_share, default=0.5, help="share of synthetic pairs in a batch")
-    parser.add_argument("--synthetic-until", type=_positive_share, default=1.0, help="share of the steps with them")
+    parser.add_argument("--synthetic-ratio", type=_share(), default=0.5, help="share of synthetic pairs in a batch")
+    parser.add_argument(
+        "--synthetic-until", type=_share(above_zero=True), default=1.0, help="share of the steps with them"
+    )
     parser.add_argument("--views", type=at_least(1), default=2, help="types: of every training image, up to 8")
     parser.add_argument("--encoder-px", type=at_least(64, multiple_of=32), default=160, help="types: encoder's input")
     parser.add_argument("--size-px", type=at_least(64, multiple_of=8), default=128, help="of the pictures")

@@ -273,7 +273,7 @@ def test_wrong_input_ends_with_one_sentence(
     ("option", "value", "said"),
     [
         ("--synthetic-until", "0", "'0' is not a share in (0, 1]"),
-        ("--synthetic-until", "1.5", "'1.5' is not a share in [0, 1]"),
+        ("--synthetic-until", "1.5", "'1.5' is not a share in (0, 1]"),
         ("--synthetic-ratio", "half", "'half' is not a share in [0, 1]"),
     ],
 )
