@@ -427,7 +427,7 @@ class PersonalizeNormalsParams(Section):
 
     rank: int = Field(16, ge=1, le=512)
     alpha: float = Field(16.0, gt=0.0)
-    lr: float = Field(1e-4, gt=0.0, lt=1.0, description="constant; the public DreamBooth-LoRA recipe's 1e-4")
+    lr: float = Field(1e-4, gt=0.0, lt=1.0, description="the public DreamBooth-LoRA recipe's 1e-4")
     steps: int = Field(ge=1, description="One-to-Normal states none; DreamBooth: 400 for k <= 2, else 800")
     batch_size: int = Field(4, ge=1, description="shots per step; as many prior images come on top")
     min_snr_gamma: float | None = Field(
@@ -446,6 +446,17 @@ class PersonalizeNormalsParams(Section):
         "everything; 0: the backbone's own (Stable Diffusion's is large and needs none)",
     )
     decoder_lr: float = Field(3e-4, gt=0.0, lt=1.0, description="of the decoder, falling linearly to zero")
+    planted_variants: int = Field(
+        0,
+        ge=0,
+        description="of each shot, with strokes and patches planted into it, which the generator learns to draw "
+        "without them, so that twins leave defects out and keep the rest; 0: none (paper)",
+    )
+    planted_ratio: Fraction = Field(0.75, description="share of the shots of a step that such a variant stands in for")
+    planted_below: PositiveFraction = Field(
+        0.4, description="share of T that variants are re-noised by at most; somewhat above the strength of twins"
+    )
+    falling: bool = Field(False, description="the learning rate falls linearly to zero; false: constant, as the recipe")
     prompt: Prompt = Field("a photo of normal {name}", description="caption of the shots")
     prior_prompt: Prompt = Field("a photo of {name}", description="caption of the prior images")
 

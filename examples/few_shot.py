@@ -350,6 +350,8 @@ def read_settings(chosen: argparse.Namespace) -> Settings:
             alpha=float(chosen.adapting_rank),
             lr=chosen.adapting_lr,
             steps=chosen.adapting_steps,
+            falling=chosen.adapting_falling,
+            planted_variants=chosen.adapting_planted,
             decoder_steps=chosen.decoder_steps,
             prior_images=0,
             prior_weight=0.0,
@@ -391,6 +393,10 @@ def add_settings(parser: argparse.ArgumentParser, *, bsdata: str) -> None:
     parser.add_argument("--adapting-steps", type=at_least(1), default=40, help="of training on the references")
     parser.add_argument("--adapting-rank", type=int, default=8, help="of the adapter")
     parser.add_argument("--adapting-lr", type=float, default=1e-4, help="of that training")
+    parser.add_argument("--adapting-falling", action="store_true", help="that rate falls to zero")
+    parser.add_argument(
+        "--adapting-planted", type=at_least(0), default=0, help="variants with planted defects, of each reference"
+    )
     parser.add_argument("--decoder-steps", type=at_least(0), default=0, help="of training the decoder on them")
     parser.add_argument("--encoder-px", type=at_least(64, multiple_of=32), default=224, help="input of the encoders")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of frozen weights")

@@ -1,8 +1,8 @@
 """The anomaly-free customized generator: DreamBooth with LoRA on the k normal shots (One-to-Normal, Li et al. 2024).
 
 Differs: the paper tunes a Stable Diffusion model per category and states neither steps nor learning rate; here adapters
-are trained, with the public DreamBooth recipe's values. The prior set stays in latent space: it is what the untouched
-backbone drew, before decoding.
+are trained, with the public DreamBooth recipe's values. On request they also learn to leave planted defects out, which
+the paper does not do. The prior set stays in latent space: it is what the untouched backbone drew, before decoding.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from anosynth.diffusion.decoder import fit_decoder
 from anosynth.diffusion.devices import accelerator_for
 from anosynth.diffusion.latent import LatentDiffusion, Moments
 from anosynth.diffusion.loop import CheckpointStore, LoopSettings
+from anosynth.diffusion.planting import planted
 from anosynth.diffusion.sample import denoise, draw_noise
 from anosynth.diffusion.solver import SamplerSettings
 from anosynth.diffusion.train import TrainingSet, TrainSettings, train
@@ -116,7 +117,14 @@ def personalize(
         TrainingError: if the loss is not finite.
     """
     fingerprint = subject.fingerprint(settings, compute)
-    shots = shot_set(backbone, images, caption=settings.prompt.format(name=subject.name), mirror=subject.mirror)
+    shots = shot_set(
+        backbone,
+        images,
+        caption=settings.prompt.format(name=subject.name),
+        mirror=subject.mirror,
+        planted_variants=settings.planted_variants,
+        seed=seed_for(subject.seed, STAGE, subject.category, "planted"),
+    )
     prior = None
     if settings.prior_weight > 0.0 and settings.prior_images > 0:
         prior = prior_set(backbone, subject, settings, compute=compute, store=store)
@@ -129,10 +137,14 @@ def personalize(
             shots,
             prior,
             TrainSettings(
-                LoopSettings(settings.steps, settings.lr, settings.checkpoint_every, settings.log_every),
+                LoopSettings(
+                    settings.steps, settings.lr, settings.checkpoint_every, settings.log_every, falling=settings.falling
+                ),
                 batch_size=settings.batch_size,
                 min_snr_gamma=settings.min_snr_gamma,
                 prior_weight=settings.prior_weight,
+                planted_ratio=settings.planted_ratio,
+                planted_below=settings.planted_below,
             ),
             seed=subject.seed,
             address=(STAGE, subject.category),
@@ -164,13 +176,37 @@ def personalize(
 
 
 def shot_set(
-    backbone: LatentDiffusion, images: Sequence[NDArray[np.uint8]], *, caption: str, mirror: bool
+    backbone: LatentDiffusion,
+    images: Sequence[NDArray[np.uint8]],
+    *,
+    caption: str,
+    mirror: bool,
+    planted_variants: int = 0,
+    seed: int = 0,
 ) -> TrainingSet:
-    """Encode shots, each followed by its mirror image if `mirror`, under one caption."""
+    """Encode shots under one caption.
+
+    Args:
+        backbone: its VAE and text encoder are asked.
+        images: uint8 RGB [S, S, 3] each.
+        caption: of all.
+        mirror: each shot is followed by its mirror image.
+        planted_variants: V, variants of each with planted defects; 0: none.
+        seed: of the planted defects.
+    """
     shown = [
         view for image in images for view in ((image, np.ascontiguousarray(image[:, ::-1])) if mirror else (image,))
     ]
-    return TrainingSet(backbone.encode_moments(shown), backbone.embed([caption]), (0,) * len(shown))
+    variants = [
+        backbone.encode([planted(view, seed=seed_for(seed, at, n)) for n in range(planted_variants)])
+        for at, view in enumerate(shown if planted_variants else ())
+    ]
+    return TrainingSet(
+        backbone.encode_moments(shown),
+        backbone.embed([caption]),
+        (0,) * len(shown),
+        planted=torch.stack(variants) if variants else None,
+    )
 
 
 def prior_set(

@@ -1,4 +1,8 @@
-"""Few-shot training of a backbone's U-Net: cached latents and prompts, draws seeded by the step."""
+"""Few-shot training of a backbone's U-Net: cached latents and prompts, draws seeded by the step.
+
+Rows may begin from a shot with a planted defect and end at the shot without it: so a generator learns to leave out what
+does not belong there and to keep all else, which denoising alone teaches at strong noise only.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +16,14 @@ from torch import Tensor, nn
 from anosynth.diffusion.attention import trainable_attention
 from anosynth.diffusion.latent import LatentDiffusion, Moments
 from anosynth.diffusion.loop import CheckpointStore, LoopSettings, TrainResult, run_steps
-from anosynth.diffusion.objective import denoising_loss, min_snr_weights, with_prior
+from anosynth.diffusion.objective import denoising_loss, min_snr_weights, with_defect, with_prior
+from anosynth.diffusion.schedule import NoiseSchedule
 from anosynth.diffusion.text import TextEmbedding
 from anosynth.seeding import seed_for, torch_generator
 
 Address = tuple[str | int, ...]
+# With next to no noise a defect that is to vanish stands for any amount of it; Min-SNR weighs such rows down.
+PLANTED_GAMMA = 5.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,15 +34,20 @@ class TrainingSet:
         moments: VAE posterior of N images (each augmentation of an image is an image of its own).
         text: P captions.
         captions: which caption each image has, indices into `text`, [N].
+        planted: latents of V variants of each image, with defects planted into it, [N, V, C, h, w]; None: there are
+            none, and nothing is learned to be left out.
     """
 
     moments: Moments
     text: TextEmbedding
     captions: tuple[int, ...]
+    planted: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not len(self.moments) or len(self.captions) != len(self.moments):
             raise ValueError(f"{len(self.moments)} images and {len(self.captions)} captions; one each, at least one")
+        if self.planted is not None and len(self.planted) != len(self.moments):
+            raise ValueError(f"{len(self.moments)} images and planted defects for {len(self.planted)}; one each")
 
 
 @dataclass(frozen=True)
@@ -47,12 +59,16 @@ class TrainSettings:
         batch_size: images of each set per step.
         min_snr_gamma: cap of Min-SNR weighting, or None for equal weights.
         prior_weight: lambda of prior preservation; without a prior set it has no effect.
+        planted_ratio: share of the rows that begin from a planted defect, where a set has such variants.
+        planted_below: share of T that such rows are re-noised by at most.
     """
 
     loop: LoopSettings
     batch_size: int
     min_snr_gamma: float | None = None
     prior_weight: float = 1.0
+    planted_ratio: float = 0.0
+    planted_below: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +126,69 @@ def draw_step(
     )
 
 
+@dataclass(frozen=True, eq=False)
+class PlantedDraws:
+    """Everything random about the planted defects of one step.
+
+    Attributes:
+        used: whether a row begins from a planted defect, bool [B].
+        variants: which of its image's, int64 [B].
+        timesteps: of these rows, int64 [B], uniform below the limit.
+        shares: how much of the defect is there, [B] in [0, 1]: all of it in every second row, else any share, because
+            a sampler that has begun to leave a defect out meets the rest of it.
+    """
+
+    used: Tensor
+    variants: Tensor
+    timesteps: Tensor
+    shares: Tensor
+
+
+def draw_planted(
+    step: int, *, seed: int, address: Address, batch_size: int, variants: int, ratio: float, limit: int
+) -> PlantedDraws:
+    """Draw the planted defects of one step: a pure function of its arguments, on the CPU.
+
+    Args:
+        step: i, from 0.
+        seed: root seed.
+        address: of the training run and the set.
+        batch_size: B.
+        variants: V, of each image.
+        ratio: share of the rows that begin from one.
+        limit: timesteps of these rows are below it.
+    """
+    generator = torch_generator(seed_for(seed, *address, "planted", step))
+    used, whole, shares = torch.rand(3, batch_size, generator=generator)
+    return PlantedDraws(
+        used=used < ratio,
+        variants=torch.randint(variants, (batch_size,), generator=generator),
+        timesteps=torch.randint(limit, (batch_size,), generator=generator),
+        shares=torch.where(whole < 0.5, torch.ones(()), shares),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The rows of one set in one step, as the U-Net is asked and answered.
+
+    Attributes:
+        begun: what noise is added to, [B, C, h, w].
+        clean: z_0 that the network is to find, likewise: `begun` without its planted defect.
+        noise: eps, likewise.
+        timesteps: int64 [B].
+        planted: which rows hold a planted defect, bool [B].
+        text: their prompts.
+    """
+
+    begun: Tensor
+    clean: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    planted: Tensor
+    text: TextEmbedding
+
+
 def train(
     backbone: LatentDiffusion,
     parameters: Mapping[str, nn.Parameter],
@@ -145,33 +224,50 @@ def train(
     Raises:
         TrainingError: if a loss is not finite.
     """
+    schedule = backbone.schedule
     sets = {"shots": shots} if prior is None else {"shots": shots, "prior": prior}
 
+    def rows_of(step: int, name: str, images: TrainingSet) -> Rows:
+        where: Address = (*address, name)
+        draws = draw_step(
+            step,
+            seed=seed,
+            address=where,
+            num_images=len(images.moments),
+            batch_size=settings.batch_size,
+            num_timesteps=schedule.num_timesteps,
+            shape=images.moments.mean.shape[1:],
+        )
+        rows = draws.rows.to(images.moments.mean.device)
+        clean = images.moments.rows(rows).sample(draws.posterior.to(rows.device)).to(backbone.device)
+        text = images.text.rows([images.captions[row] for row in draws.rows.tolist()])
+        noise, none = draws.noise.to(backbone.device), torch.zeros(len(rows), dtype=torch.bool)
+        if images.planted is None:
+            return Rows(clean, clean, noise, draws.timesteps, none, text)
+        more = draw_planted(
+            step,
+            seed=seed,
+            address=where,
+            batch_size=settings.batch_size,
+            variants=images.planted.shape[1],
+            ratio=settings.planted_ratio,
+            limit=max(1, round(settings.planted_below * schedule.num_timesteps)),
+        )
+        defect = images.planted[rows, more.variants.to(rows.device)] - images.moments.mean[rows]
+        shares = (more.used * more.shares).reshape(-1, 1, 1, 1).to(clean)
+        timesteps = torch.where(more.used, more.timesteps, draws.timesteps)
+        return Rows(clean + shares * defect.to(clean), clean, noise, timesteps, more.used, text)
+
     def step_loss(step: int) -> Tensor:
-        drawn, latents, texts = [], [], []
-        for name, images in sets.items():
-            draws = draw_step(
-                step,
-                seed=seed,
-                address=(*address, name),
-                num_images=len(images.moments),
-                batch_size=settings.batch_size,
-                num_timesteps=backbone.schedule.num_timesteps,
-                shape=images.moments.mean.shape[1:],
-            )
-            rows = draws.rows.to(images.moments.mean.device)
-            latents.append(images.moments.rows(rows).sample(draws.posterior.to(rows.device)))
-            texts.append(images.text.rows([images.captions[row] for row in draws.rows.tolist()]))
-            drawn.append(draws)
-        text = texts[0] if len(texts) == 1 else texts[0].followed_by(texts[1])
-        timesteps = torch.cat([draws.timesteps for draws in drawn])
-        clean = torch.cat(latents).to(backbone.device)
-        noise = torch.cat([draws.noise for draws in drawn]).to(backbone.device)
-        schedule = backbone.schedule
-        output = backbone.predict(schedule.add_noise(clean, noise, timesteps), timesteps, text)
-        target = schedule.target(clean, noise, timesteps)
-        gamma = settings.min_snr_gamma
-        weights = None if gamma is None else min_snr_weights(schedule, timesteps, gamma=gamma)
+        found = [rows_of(step, name, images) for name, images in sets.items()]
+        text = found[0].text if len(found) == 1 else found[0].text.followed_by(found[1].text)
+        begun, clean = torch.cat([one.begun for one in found]), torch.cat([one.clean for one in found])
+        noise, timesteps = torch.cat([one.noise for one in found]), torch.cat([one.timesteps for one in found])
+        planted = torch.cat([one.planted for one in found])
+        noisy = schedule.add_noise(begun, noise, timesteps)
+        output = backbone.predict(noisy, timesteps, text)
+        target = schedule.target(clean, with_defect(schedule, noise, begun - clean, timesteps), timesteps)
+        weights = _weights(schedule, timesteps, planted, gamma=settings.min_snr_gamma)
         losses = [
             denoising_loss(output[part], target[part], weights=None if weights is None else weights[part])
             for part in (slice(at, at + settings.batch_size) for at in range(0, len(output), settings.batch_size))
@@ -188,3 +284,11 @@ def train(
             key=key,
             doing=f"training {' '.join(str(part) for part in address)}",
         )
+
+
+def _weights(schedule: NoiseSchedule, timesteps: Tensor, planted: Tensor, *, gamma: float | None) -> Tensor | None:
+    """Min-SNR weights of the rows that have them: all, if `gamma` is given, else those with a planted defect."""
+    if gamma is None and not planted.any():
+        return None
+    weights = min_snr_weights(schedule, timesteps, gamma=PLANTED_GAMMA if gamma is None else gamma)
+    return weights if gamma is not None else torch.where(planted, weights, torch.ones_like(weights))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from anosynth.diffusion.objective import denoising_loss, min_snr_weights, with_prior
+from anosynth.diffusion.objective import denoising_loss, min_snr_weights, with_defect, with_prior
 from anosynth.diffusion.schedule import NoiseSchedule
 from anosynth.diffusion.toy import SCHEDULE
 
@@ -55,3 +55,18 @@ def test_the_prior_counts_by_its_weight() -> None:
     shots, prior = torch.tensor(2.0), torch.tensor(3.0)
     assert with_prior(shots, prior, weight=0.5).item() == 3.5
     assert with_prior(shots, prior, weight=0.0).item() == 2.0
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_with_the_noise_that_holds_the_defect_the_clean_latents_are_found_in_the_spoiled_ones(prediction: str) -> None:
+    schedule = NoiseSchedule.from_config({**SCHEDULE, "prediction_type": prediction}, name="test")
+    clean, noise = tensors(3, 2, 4, 4)
+    defect = torch.zeros_like(clean)
+    defect[:2, :, 1:3, 1:3] = 1.5
+    timesteps = torch.tensor([50, 300, 300])
+    holding = with_defect(schedule, noise, defect, timesteps)
+    assert torch.equal(holding[2], noise[2])
+    spoiled = schedule.add_noise(clean + defect, noise, timesteps)
+    assert torch.allclose(schedule.add_noise(clean, holding, timesteps), spoiled, atol=1e-5)
+    found = schedule.clean(schedule.target(clean, holding, timesteps), spoiled, timesteps)
+    assert torch.allclose(found, clean, atol=1e-4)

@@ -11,11 +11,17 @@ import torch
 from torch import nn
 
 from anosynth.diffusion.adapters import Adapter, lora_parameters
-from anosynth.diffusion.latent import LatentDiffusion
-from anosynth.diffusion.personalize import ALGORITHM, Subject, personalize, prior_set, shot_set, stored_adapter
+from anosynth.diffusion.decoder import personalized
+from anosynth.diffusion.latent import LatentDiffusion, open_backbone
+from anosynth.diffusion.personalize import ALGORITHM, STAGE, Subject, personalize, prior_set, shot_set, stored_adapter
+from anosynth.diffusion.planting import planted
+from anosynth.diffusion.sample import draw_again
+from anosynth.diffusion.solver import SamplerSettings
 from anosynth.errors import TrainingError
-from anosynth.params import ComputeParams, PersonalizeNormalsParams
+from anosynth.params import ComputeParams, EmbeddedBackbone, PersonalizeNormalsParams
+from anosynth.seeding import seed_for, torch_generators
 from anosynth.shards.store import ShardStore
+from anosynth.sources.procedural.render import render_pair
 
 SETTINGS = PersonalizeNormalsParams(
     rank=2, alpha=2.0, lr=1e-3, steps=3, batch_size=2, prior_images=3, prior_steps=2, checkpoint_every=2, log_every=2
@@ -174,7 +180,7 @@ def test_the_fingerprint_follows_everything_that_shapes_the_adapter_and_nothing_
             changes += 1
     seen.add(base.fingerprint(SETTINGS, compute.model_copy(update={"threads": 2})))
     assert len(seen) == changes + 2
-    assert changes == 7 + 14
+    assert changes == 7 + 18
 
 
 def test_a_learning_rate_that_explodes_ends_in_one_sentence_and_keeps_no_adapter(
@@ -199,3 +205,54 @@ def test_facts_are_json_and_hold_no_time_or_place(
         "stage", "category", "fingerprint", "prompt", "prior_prompt", "shot_ids", "steps",
         "loss_first_tenth", "loss_last_tenth", "loss_mean",
     }  # fmt: skip
+
+
+def test_planted_variants_are_made_of_every_view_by_the_seed(backbone: LatentDiffusion) -> None:
+    def variants(seed: int) -> torch.Tensor:
+        found = shot_set(backbone, pictures(), caption="x", mirror=True, planted_variants=3, seed=seed).planted
+        assert found is not None
+        return found
+
+    first = variants(1)
+    assert first.shape == (4, 3, *shot_set(backbone, pictures(), caption="x", mirror=True).moments.mean.shape[1:])
+    assert torch.equal(first, variants(1))
+    assert not torch.equal(first, variants(2))
+    wanted = backbone.encode([planted(pictures()[1][:, ::-1], seed=seed_for(1, 3, n)) for n in range(3)])
+    assert torch.equal(first[3], wanted)
+    assert shot_set(backbone, pictures(), caption="x", mirror=True).planted is None
+
+
+def test_a_generator_leaves_the_planted_defect_out_that_it_learned_and_keeps_the_rest(tmp_path: Path) -> None:
+    """One washer and one variant of it, against the backbone without an adapter, which leaves the defect in."""
+    compute = ComputeParams(threads=1, dtype="float32", device="cpu")
+    backbone = open_backbone(EmbeddedBackbone(kind="embedded"), compute=compute)
+    sound = render_pair("washer", defect="scratch", seed=3, size_px=128).sound.image
+    whose = Subject("washer", "steel washer", False, ("a" * 64,), 128, backbone.identity, 7)
+    spoiled = planted(sound, seed=seed_for(seed_for(7, STAGE, "washer", "planted"), 0, 0))
+    clean, trip = backbone.decode(backbone.encode([sound, spoiled])).astype(float)
+    defect = np.abs(trip - clean).mean(axis=2)
+    inside = defect > 15.0
+
+    def errors() -> tuple[float, float]:
+        drawn = draw_again(
+            backbone,
+            backbone.encode([spoiled]),
+            backbone.embed(["a photo of normal steel washer"]),
+            strengths=[0.3],
+            settings=SamplerSettings("dpm_solver", 20, 1.0),
+            generators=torch_generators([1]),
+            blank=None,
+        )
+        error = np.abs(backbone.decode(drawn)[0].astype(float) - clean).mean(axis=2)
+        return float(error[inside].mean()), float(error[~inside].mean())
+
+    without = errors()
+    settings = PersonalizeNormalsParams(
+        rank=16, alpha=16.0, lr=5e-3, steps=50, batch_size=2, prior_images=0, falling=True, planted_variants=1
+    )
+    adapter = personalize(backbone, [sound], whose, settings, compute=compute, store=ShardStore(tmp_path))
+    with personalized(backbone, adapter):
+        learned = errors()
+    assert without[0] > 0.9 * defect[inside].mean()
+    assert learned[0] < 0.8 * without[0]
+    assert learned[1] < without[1]

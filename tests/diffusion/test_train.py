@@ -16,7 +16,7 @@ from anosynth.diffusion.adapters import add_lora, remove_lora
 from anosynth.diffusion.devices import accelerator_for
 from anosynth.diffusion.latent import LatentDiffusion, Moments
 from anosynth.diffusion.loop import LoopSettings, TrainResult
-from anosynth.diffusion.train import TrainingSet, TrainSettings, draw_step, train
+from anosynth.diffusion.train import TrainingSet, TrainSettings, draw_planted, draw_step, train
 from anosynth.params import ComputeParams
 from anosynth.shards.store import ShardStore
 
@@ -257,3 +257,95 @@ def test_a_set_without_images_or_captions_is_refused() -> None:
     empty = Moments(torch.zeros(0, *SHAPE), torch.zeros(0, *SHAPE))
     with pytest.raises(ValueError, match="0 images and 0 captions"):
         TrainingSet(empty, None, ())  # type: ignore[arg-type]
+
+
+def with_planted(backbone: LatentDiffusion, *, images: int) -> TrainingSet:
+    """Two variants of each picture, with a white and a black square."""
+    plain = training_set(backbone, images=images, caption="a photo of normal tile")
+    variants = []
+    for seed in range(images):
+        both = [picture(seed), picture(seed)]
+        both[0][16:32, 16:32], both[1][32:48, 8:24] = 255, 0
+        variants.append(backbone.encode(both))
+    return TrainingSet(plain.moments, plain.text, plain.captions, planted=torch.stack(variants))
+
+
+def test_planted_draws_follow_the_step_their_ratio_and_their_limit() -> None:
+    def drawn(step: int) -> tuple[Tensor, ...]:
+        draws = draw_planted(step, seed=3, address=("x",), batch_size=4000, variants=7, ratio=0.75, limit=400)
+        return draws.used, draws.variants, draws.timesteps, draws.shares
+
+    used, variants, timesteps, shares = drawn(5)
+    assert all(torch.equal(one, other) for one, other in zip(drawn(5), drawn(5), strict=True))
+    assert not torch.equal(used, drawn(6)[0])
+    assert abs(float(used.float().mean()) - 0.75) < 0.03
+    assert set(variants.tolist()) == set(range(7))
+    assert (int(timesteps.min()), int(timesteps.max())) == (0, 399)
+    assert abs(float((shares == 1.0).float().mean()) - 0.5) < 0.03
+    assert float(shares.min()) >= 0.0
+
+
+def test_the_loss_with_planted_defects_asks_for_the_clean_latents(
+    own_backbone: LatentDiffusion, tmp_path: Path
+) -> None:
+    """A row that begins at z_0 + s d is to say the noise with which z_0 would be where it is, weighed by Min-SNR."""
+    shots, schedule = with_planted(own_backbone, images=3), own_backbone.schedule
+    assert shots.planted is not None
+    chosen = TrainSettings(LoopSettings(1, 1e-3, 1, 1), batch_size=8, planted_ratio=0.6, planted_below=0.4)
+    result = train(
+        own_backbone,
+        add_lora(own_backbone.unet, rank=2, alpha=2.0, seed=0),
+        shots,
+        None,
+        chosen,
+        seed=1,
+        address=("test",),
+        accelerator=Accelerator(cpu=True),
+        checkpoints=ShardStore(tmp_path),
+        key="test/run",
+    )
+    remove_lora(own_backbone.unet)
+    where = ("test", "shots")
+    draws = draw_step(0, seed=1, address=where, num_images=3, batch_size=8, num_timesteps=1000, shape=SHAPE)
+    more = draw_planted(0, seed=1, address=where, batch_size=8, variants=2, ratio=0.6, limit=400)
+    assert set(more.used.tolist()) == {True, False}
+    total = 0.0
+    for index, row in enumerate(draws.rows.tolist()):
+        clean = shots.moments.mean[row] + shots.moments.std[row] * draws.posterior[index]
+        begun, timestep, gamma = clean, int(draws.timesteps[index]), None
+        if more.used[index]:
+            defect = shots.planted[row, more.variants[index]] - shots.moments.mean[row]
+            begun, timestep, gamma = clean + more.shares[index] * defect, int(more.timesteps[index]), 5.0
+        abar = float(schedule.abar[timestep])
+        noisy = abar**0.5 * begun + (1.0 - abar) ** 0.5 * draws.noise[index]
+        wanted = (noisy - abar**0.5 * clean) / (1.0 - abar) ** 0.5
+        with torch.no_grad():
+            guess = own_backbone.predict(noisy[None], torch.tensor([timestep]), shots.text)[0]
+        ratio = abar / (1.0 - abar)
+        weight = 1.0 if gamma is None else min(ratio, gamma) / ratio
+        total += weight * float((wanted - guess).square().mean()) / 8
+    assert float(result.losses[0]) == pytest.approx(total, rel=1e-4)
+
+
+def test_a_share_of_zero_trains_as_without_variants(own_backbone: LatentDiffusion, tmp_path: Path) -> None:
+    plain, _ = fit(own_backbone, ShardStore(tmp_path / "plain"), settings(2), prior=False)
+    remove_lora(own_backbone.unet)
+    with_variants = train(
+        own_backbone,
+        add_lora(own_backbone.unet, rank=2, alpha=2.0, seed=0),
+        with_planted(own_backbone, images=3),
+        None,
+        settings(2),
+        seed=1,
+        address=("test", "tile"),
+        accelerator=Accelerator(cpu=True),
+        checkpoints=ShardStore(tmp_path / "variants"),
+        key="test/run",
+    )
+    assert with_variants.losses.tobytes() == plain.losses.tobytes()
+
+
+def test_variants_for_other_images_are_refused(backbone: LatentDiffusion) -> None:
+    three, two = with_planted(backbone, images=3), with_planted(backbone, images=2)
+    with pytest.raises(ValueError, match="3 images and planted defects for 2"):
+        TrainingSet(three.moments, three.text, three.captions, planted=two.planted)
