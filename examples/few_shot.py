@@ -105,6 +105,7 @@ _OFF: Mapping[str, Mapping[str, object]] = {
 _ON: Mapping[str, Mapping[str, object]] = {
     "strengths": {"strengths": (0.2, 0.3, 0.5)},
     "second_pass": {"second_pass": True},
+    "twin_half": {"twin_weight": 0.5},
 }
 
 
