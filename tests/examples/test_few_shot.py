@@ -370,3 +370,7 @@ def test_the_adapter_learns_as_the_options_say() -> None:
     asked = ["--adapting-steps", "7", "--adapting-rank", "4", "--adapting-lr", "1e-3", "--decoder-steps", "5"]
     adapting = few_shot.read_settings(few_shot._parser().parse_args(["--out", "x", *asked])).adapting
     assert (adapting.steps, adapting.rank, adapting.alpha, adapting.lr, adapting.decoder_steps) == (7, 4, 4.0, 1e-3, 5)
+    assert (adapting.planted_variants, adapting.falling) == (0, False)
+    asked = ["--adapting-planted", "6", "--adapting-falling"]
+    adapting = few_shot.read_settings(few_shot._parser().parse_args(["--out", "x", *asked])).adapting
+    assert (adapting.planted_variants, adapting.falling) == (6, True)
