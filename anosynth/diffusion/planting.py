@@ -1,7 +1,8 @@
 """Defects of no particular kind, planted into sound shots: what a generator can learn to leave out.
 
 After the simulated anomalies of DRAEM (Zavrtanik et al. 2021) and CutPaste (Li et al. 2021), with which detectors are
-trained. Differs: scratches, the defect those lack, are strokes of their own, and what is trained is a generator.
+trained. Differs: scratches, the defect those lack, are strokes of their own, and what is trained is a generator. A
+change here changes adapters: raise `personalize.ALGORITHM`.
 """
 
 from __future__ import annotations
