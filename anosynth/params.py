@@ -450,7 +450,7 @@ class PersonalizeNormalsParams(Section):
         0,
         ge=0,
         description="of each shot, with strokes and patches planted into it, which the generator learns to draw "
-        "without them, so that twins leave defects out and keep the rest; 0: none (paper)",
+        "without them; 0: none (paper)",
     )
     planted_ratio: Fraction = Field(0.75, description="share of the shots of a step that such a variant stands in for")
     planted_below: PositiveFraction = Field(

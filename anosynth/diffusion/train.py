@@ -1,7 +1,7 @@
 """Few-shot training of a backbone's U-Net: cached latents and prompts, draws seeded by the step.
 
-Rows may begin from a shot with a planted defect and end at the shot without it: so a generator learns to leave out what
-does not belong there and to keep all else, which denoising alone teaches at strong noise only.
+Rows may begin from a shot with a planted defect and end at the shot without it, so that a generator is asked to leave
+out what does not belong there and to keep all else. Denoising sound shots teaches a part of that by itself.
 """
 
 from __future__ import annotations
