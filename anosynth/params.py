@@ -61,6 +61,7 @@ def _defect_template(value: str) -> str:
 
 Prompt = Annotated[str, Field(min_length=1, max_length=300), AfterValidator(_template)]
 DefectPrompt = Annotated[str, Field(min_length=1, max_length=300), AfterValidator(_defect_template)]
+TargetLayers = Literal["attention", "blocks", "unet"]
 Solver = Literal["ddim", "dpm_solver", "plms"]
 Metric = Literal["image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro"]
 
@@ -136,6 +137,15 @@ class ObjectParams(Section):
         le=180.0,
         description="a defect of it that is turned by up to so much is still one: dualanodiff plants it turned; small "
         "where parts always lie one way and defects follow a direction",
+    )
+    normal_turn_deg: float = Field(
+        0.0, ge=0.0, le=180.0, description="a part turned by up to so much, either way, is still a normal one"
+    )
+    normal_shift_ratio: float = Field(
+        0.0, ge=0.0, le=0.5, description="a part shifted by up to this share of the picture's sides is still normal"
+    )
+    normal_light_ratio: float = Field(
+        0.0, ge=0.0, le=0.5, description="light by up to this share more or less is still normal"
     )
     defect_names: dict[Slug, str] = Field(default_factory=dict, description="as said in a prompt; default: the slug")
     defect_folders: dict[Slug, str] = Field(default_factory=dict, description="in the source; default: the slug")
@@ -425,11 +435,24 @@ class SelectShotsParams(Section):
 class PersonalizeNormalsParams(Section):
     """LoRA on the k normal shots with prior preservation (One-to-Normal, section 2)."""
 
-    rank: int = Field(16, ge=1, le=512)
-    alpha: float = Field(16.0, gt=0.0)
+    target_layers: TargetLayers = Field(
+        "attention",
+        description="what the adapter changes: attention, its projections (the public recipe); blocks, feed-forward "
+        "layers and convolutions of the residual blocks too, without which a small backbone learns no shape; unet, "
+        "every parameter, and no LoRA (the paper's own choice)",
+    )
+    rank: int = Field(16, ge=1, le=512, description="of a LoRA")
+    alpha: float = Field(16.0, gt=0.0, description="of a LoRA, whose update is scaled by alpha / rank")
     lr: float = Field(1e-4, gt=0.0, lt=1.0, description="the public DreamBooth-LoRA recipe's 1e-4")
     steps: int = Field(ge=1, description="One-to-Normal states none; DreamBooth: 400 for k <= 2, else 800")
     batch_size: int = Field(4, ge=1, description="shots per step; as many prior images come on top")
+    views: int = Field(
+        1,
+        ge=1,
+        le=1000,
+        description="of each shot and of each mirror image, itself included: turned, shifted and lit otherwise as far "
+        "as objects.<name> allows it",
+    )
     min_snr_gamma: float | None = Field(
         None, gt=0.0, description="Min-SNR weighting (Hang et al. 2023; 5 there); null: every timestep counts alike"
     )
@@ -437,6 +460,14 @@ class PersonalizeNormalsParams(Section):
     prior_images: int = Field(ge=0, description="images sampled once from the untouched backbone; 0 turns it off")
     prior_steps: int = Field(25, ge=1, le=1000, description="solver steps of a prior image")
     prior_guidance: float = Field(1.0, ge=0.0, le=30.0, description="1 switches classifier-free guidance off")
+    held_out: int = Field(
+        0,
+        ge=0,
+        description="shots kept out of training, by whose denoising error it is stopped early and the best step "
+        "chosen; 0: every shot is trained on, for all steps",
+    )
+    validate_every: int = Field(20, ge=1, description="steps between looks at the held-out shots")
+    patience: int = Field(3, ge=1, description="looks without a better one before training ends")
     checkpoint_every: int = Field(50, ge=1, description="steps between resumable checkpoints in the store")
     log_every: int = Field(10, ge=1)
     decoder_steps: int = Field(

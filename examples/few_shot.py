@@ -347,6 +347,7 @@ def read_settings(chosen: argparse.Namespace) -> Settings:
         )
     try:
         adapting = PersonalizeNormalsParams(
+            target_layers=chosen.adapting_layers,
             rank=chosen.adapting_rank,
             alpha=float(chosen.adapting_rank),
             lr=chosen.adapting_lr,
@@ -392,6 +393,9 @@ def add_settings(parser: argparse.ArgumentParser, *, bsdata: str) -> None:
     parser.add_argument("--backbone", default="", help="embedded, or a diffusers folder; without it no twins, no pool")
     parser.add_argument("--pool", type=at_least(0), default=26, help="generated normals in cells with a pool; 0: none")
     parser.add_argument("--adapting-steps", type=at_least(1), default=40, help="of training on the references")
+    parser.add_argument(
+        "--adapting-layers", choices=("attention", "blocks"), default="attention", help="what the adapter changes"
+    )
     parser.add_argument("--adapting-rank", type=int, default=8, help="of the adapter")
     parser.add_argument("--adapting-lr", type=float, default=1e-4, help="of that training")
     parser.add_argument("--adapting-falling", action="store_true", help="that rate falls to zero")

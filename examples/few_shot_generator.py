@@ -18,6 +18,7 @@ from anosynth.diffusion.adapters import Adapter
 from anosynth.diffusion.decoder import personalized
 from anosynth.diffusion.latent import LatentDiffusion, backbone_identity, open_backbone
 from anosynth.diffusion.personalize import Subject, personalize, stored_adapter
+from anosynth.diffusion.views import NormalViews
 from anosynth.fingerprint import digest_value
 from anosynth.imaging import resize_image
 from anosynth.params import (
@@ -147,7 +148,7 @@ class Generator:
         subject = Subject(
             category=self._slug,
             name=self._unit.object_name,
-            mirror=False,
+            allowed=NormalViews(),
             shot_ids=tuple(shot.sha256 for shot in self._shots),
             size_px=GENERATOR_PX,
             backbone=self.source.backbone_identity(),

@@ -8,6 +8,7 @@ from anosynth.diffusion.adapters import save_adapter
 from anosynth.diffusion.devices import memory_shortage_is_temporary
 from anosynth.diffusion.latent import backbone_identity, open_backbone
 from anosynth.diffusion.personalize import Subject, personalize, stored_adapter
+from anosynth.diffusion.views import normal_views
 from anosynth.imaging import resize_image
 from anosynth.layout import Layout
 from anosynth.params import BackboneSpec, ComputeParams, ImageParams, ObjectParams, PersonalizeNormalsParams
@@ -34,7 +35,7 @@ def run(
     subject = Subject(
         category=category,
         name=objects[category].name,
-        mirror=objects[category].mirror,
+        allowed=normal_views(objects[category]),
         shot_ids=tuple(shot.record.sha256 for shot in shots.lock.normal),
         size_px=image.size_px,
         backbone=backbone_identity(backbone, root=layout.root),

@@ -1,4 +1,9 @@
-"""LoRA adapters: added to a U-Net, saved alone, loaded whole or not at all (Hu et al. 2021, LoRA)."""
+"""Adapters: what training changed in a U-Net, saved alone, put in whole or not at all.
+
+Most are LoRAs (Hu et al. 2021). A convolution's update is then of low rank as a matrix [out, in * k * k]: A is a
+convolution of its shape to r channels, B a 1x1 convolution from there. Where the whole U-Net was trained, an adapter
+holds the difference of every parameter.
+"""
 
 from __future__ import annotations
 
@@ -20,25 +25,33 @@ from torch import Tensor, nn
 
 from anosynth.errors import BackboneError
 from anosynth.fingerprint import canonical_json, digest_bytes, digest_value
+from anosynth.params import TargetLayers
 from anosynth.seeding import seed_for, torch_generator
 
 FORMAT = 1
 NAME = "default"
-TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+BLOCKS = (*ATTENTION, "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2", "conv1", "conv2", "conv_shortcut")
+EVERYTHING = ("*",)
+TARGETS: Mapping[TargetLayers, tuple[str, ...]] = {"attention": ATTENTION, "blocks": BLOCKS, "unet": EVERYTHING}
+"""By what a user asks for, how the names of the adapted layers end."""
 WEIGHTS_FILE = "adapter.safetensors"
 FACTS_FILE = "adapter.json"
 _DECODER = "decoder:"
+_DELTA = ".delta"
 
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """A trained LoRA, apart from any U-Net: W = W_0 + (alpha / rank) B A for every attention projection.
+    """What training changed, apart from any U-Net: W = W_0 + (alpha / rank) B A for every adapted layer, or W_0 + D.
 
     Attributes:
-        rank, alpha: r and alpha.
-        targets: names of the projections, in every self- and cross-attention layer.
+        rank, alpha: r and alpha; 0 where every parameter has a difference of its own.
+        targets: how the names of the adapted layers end, such as "to_q" in every self- and cross-attention layer;
+            `EVERYTHING`: all parameters.
         backbone: identity of the backbone it was trained on; it fits no other.
-        tensors: float32 on the CPU, `<layer>.lora_A.weight` [r, in] and `<layer>.lora_B.weight` [out, r].
+        tensors: float32 on the CPU, `<layer>.lora_A.weight` [r, in] and `<layer>.lora_B.weight` [out, r]; of a
+            convolution [r, in, k, k] and [out, r, 1, 1]. Of everything: `<parameter>.delta`, float16, D.
         facts: how it was trained, JSON values; not part of the digest.
         decoder: weights of the subject's decoder, float16 on the CPU, by their names in it; none: the backbone's own.
     """
@@ -71,17 +84,20 @@ def without_decoder(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], d
     return own, decoder
 
 
-def add_lora(unet: UNet2DConditionModel, *, rank: int, alpha: float, seed: int) -> dict[str, nn.Parameter]:
-    """Put trainable low-rank matrices beside the q, k, v and output projections of every attention layer.
+def add_lora(
+    unet: UNet2DConditionModel, *, rank: int, alpha: float, seed: int, targets: tuple[str, ...] = ATTENTION
+) -> dict[str, nn.Parameter]:
+    """Put trainable low-rank matrices beside layers, by default the q, k, v and output projections of all attention.
 
-    A is uniform in +-1/sqrt(in), B is zero, so at first nothing changes. Base weights stay frozen. The new matrices are
-    float32 whatever the base weights are.
+    A is uniform in +-1/sqrt(inputs of a unit), B is zero, so at first nothing changes. Base weights stay frozen. The
+    new matrices are float32 whatever the base weights are.
 
     Args:
         unet: changed in place.
         rank: r.
         alpha: the update is scaled by alpha / r.
         seed: of A; each matrix has its own generator.
+        targets: how the names of the adapted layers end.
 
     Returns:
         The trainable parameters by name (`<layer>.lora_A.weight`, ...), in a fixed order.
@@ -89,7 +105,7 @@ def add_lora(unet: UNet2DConditionModel, *, rank: int, alpha: float, seed: int) 
     Raises:
         ValueError: if the U-Net already carries an adapter.
     """
-    _inject(unet, rank=rank, alpha=alpha)
+    _inject(unet, rank=rank, alpha=alpha, targets=targets)
     parameters = lora_parameters(unet)
     with torch.no_grad():
         for name, parameter in parameters.items():
@@ -97,7 +113,7 @@ def add_lora(unet: UNet2DConditionModel, *, rank: int, alpha: float, seed: int) 
                 parameter.zero_()
                 continue
             generator = torch_generator(seed_for(seed, name))
-            bound = parameter.shape[1] ** -0.5
+            bound = parameter[0].numel() ** -0.5
             parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))
     return parameters
 
@@ -111,19 +127,65 @@ def lora_parameters(unet: UNet2DConditionModel) -> dict[str, nn.Parameter]:
 
 
 def take_adapter(
-    unet: UNet2DConditionModel, *, rank: int, alpha: float, backbone: str, facts: Mapping[str, object]
+    unet: UNet2DConditionModel,
+    *,
+    rank: int,
+    alpha: float,
+    backbone: str,
+    facts: Mapping[str, object],
+    targets: tuple[str, ...] = ATTENTION,
 ) -> Adapter:
-    """Copy the adapter out of a U-Net."""
+    """Copy the adapter out of a U-Net; rank, alpha and targets are those it was added with."""
     tensors = {name: value.detach().float().cpu().clone() for name, value in lora_parameters(unet).items()}
-    return Adapter(rank, alpha, TARGETS, backbone, tensors, dict(facts))
+    return Adapter(rank, alpha, targets, backbone, tensors, dict(facts))
+
+
+@contextmanager
+def all_trainable(unet: UNet2DConditionModel) -> Iterator[dict[str, nn.Parameter]]:
+    """Train every parameter of a U-Net, in float32; at the end it is as it was, bit for bit.
+
+    Raises:
+        ValueError: if the U-Net carries an adapter.
+    """
+    if lora_parameters(unet):
+        raise ValueError("the U-Net carries an adapter; remove it first")
+    old = {name: parameter.detach().clone() for name, parameter in unet.named_parameters()}
+    asked = {name: parameter.requires_grad for name, parameter in unet.named_parameters()}
+    try:
+        for parameter in unet.parameters():
+            parameter.data = parameter.data.float().clone()
+            parameter.requires_grad_(True)
+        yield dict(unet.named_parameters())
+    finally:
+        for name, parameter in unet.named_parameters():
+            parameter.data = old[name]
+            parameter.requires_grad_(asked[name])
+
+
+def take_difference(
+    unet: UNet2DConditionModel, before: Mapping[str, Tensor], *, backbone: str, facts: Mapping[str, object]
+) -> Adapter:
+    """The difference of every parameter to what it was.
+
+    Args:
+        unet: after training.
+        before: its parameters before, by name.
+        backbone: identity of the backbone as it was before.
+        facts: how it was trained.
+    """
+    tensors = {
+        f"{name}{_DELTA}": (value.detach().double() - before[name].double()).half().cpu().contiguous()
+        for name, value in sorted(unet.named_parameters())
+    }
+    return Adapter(0, 0.0, EVERYTHING, backbone, tensors, dict(facts))
 
 
 def load_adapter(unet: UNet2DConditionModel, adapter: Adapter, *, backbone: str) -> str:
-    """Put an adapter into a U-Net, ready to be trained on or sampled with.
+    """Put a LoRA into a U-Net, ready to be trained on or sampled with.
 
     Args:
         unet: changed in place; it carries no adapter yet.
-        adapter: what to load.
+        adapter: what to load; no difference of everything.
         backbone: identity of the backbone that the U-Net belongs to.
 
     Returns:
@@ -134,7 +196,7 @@ def load_adapter(unet: UNet2DConditionModel, adapter: Adapter, *, backbone: str)
         ValueError: if the U-Net already carries an adapter.
     """
     _check_fits(unet, adapter, backbone=backbone)
-    _inject(unet, rank=adapter.rank, alpha=adapter.alpha)
+    _inject(unet, rank=adapter.rank, alpha=adapter.alpha, targets=adapter.targets)
     with torch.no_grad():
         for name, parameter in lora_parameters(unet).items():
             parameter.copy_(adapter.tensors[name])
@@ -165,19 +227,18 @@ def merged(unet: UNet2DConditionModel, adapter: Adapter, *, backbone: str) -> It
         BackboneError: as `load_adapter`.
     """
     _check_fits(unet, adapter, backbone=backbone)
-    scale, kept = adapter.alpha / adapter.rank, {}
+    kept = {}
     try:
         with torch.no_grad():
-            for layer in _target_layers(unet):
-                weight = unet.get_parameter(f"{layer}.weight")
-                kept[layer] = weight.detach().clone()
-                down, up = (adapter.tensors[f"{layer}.lora_{side}.weight"].to(weight.device).double() for side in "AB")
-                weight.copy_(weight.double() + scale * (up @ down))
+            for name in _changed(unet, adapter.targets):
+                parameter = unet.get_parameter(name)
+                kept[name] = parameter.detach().clone()
+                parameter.copy_(parameter.double() + _update(adapter, name, like=parameter))
         yield
     finally:
         with torch.no_grad():
-            for layer, old in kept.items():
-                unet.get_parameter(f"{layer}.weight").copy_(old)
+            for name, old in kept.items():
+                unet.get_parameter(name).copy_(old)
 
 
 def adapter_to_bytes(adapter: Adapter) -> bytes:
@@ -262,10 +323,10 @@ def _raw(value: Tensor) -> bytes:
     return value.contiguous().numpy().tobytes()
 
 
-def _inject(unet: UNet2DConditionModel, *, rank: int, alpha: float) -> None:
+def _inject(unet: UNet2DConditionModel, *, rank: int, alpha: float, targets: tuple[str, ...]) -> None:
     if lora_parameters(unet):
         raise ValueError("the U-Net already carries an adapter; remove it first")
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(TARGETS))  # type: ignore[arg-type]
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets))  # type: ignore[arg-type]
     # peft initializes from torch's global generator; that is left as it was, and every matrix is overwritten.
     with torch.random.fork_rng(devices=[]):
         inject_adapter_in_model(config, unet, adapter_name=NAME)
@@ -275,9 +336,26 @@ def _inject(unet: UNet2DConditionModel, *, rank: int, alpha: float) -> None:
         parameter.requires_grad_(True)
 
 
-def _target_layers(unet: UNet2DConditionModel) -> list[str]:
-    ending = re.compile(rf"(?:.*\.)?(?:{'|'.join(re.escape(target) for target in TARGETS)})")
-    return [name for name, module in unet.named_modules() if isinstance(module, nn.Linear) and ending.fullmatch(name)]
+def _changed(unet: UNet2DConditionModel, targets: tuple[str, ...]) -> list[str]:
+    """Names of the parameters that an adapter changes."""
+    if targets == EVERYTHING:
+        return [name for name, _ in unet.named_parameters()]
+    return [f"{layer}.weight" for layer in _target_layers(unet, targets)]
+
+
+def _update(adapter: Adapter, name: str, *, like: Tensor) -> Tensor:
+    """What is added to a parameter, float64."""
+    if adapter.targets == EVERYTHING:
+        return adapter.tensors[f"{name}{_DELTA}"].to(like.device).double()
+    layer = name.removesuffix(".weight")
+    down, up = (adapter.tensors[f"{layer}.lora_{side}.weight"].to(like.device).double() for side in "AB")
+    return (adapter.alpha / adapter.rank) * (up.flatten(1) @ down.flatten(1)).reshape(like.shape)
+
+
+def _target_layers(unet: UNet2DConditionModel, targets: tuple[str, ...]) -> list[str]:
+    ending = re.compile(rf"(?:.*\.)?(?:{'|'.join(re.escape(target) for target in targets)})")
+    kinds = (nn.Linear, nn.Conv2d)
+    return [name for name, module in unet.named_modules() if isinstance(module, kinds) and ending.fullmatch(name)]
 
 
 def _check_fits(unet: UNet2DConditionModel, adapter: Adapter, *, backbone: str) -> None:
@@ -289,11 +367,14 @@ def _check_fits(unet: UNet2DConditionModel, adapter: Adapter, *, backbone: str) 
     if lora_parameters(unet):
         raise ValueError("the U-Net already carries an adapter; remove it first")
     wanted = {}
-    for layer in _target_layers(unet):
-        linear = unet.get_submodule(layer)
-        assert isinstance(linear, nn.Linear)
-        wanted[f"{layer}.lora_A.weight"] = [adapter.rank, linear.in_features]
-        wanted[f"{layer}.lora_B.weight"] = [linear.out_features, adapter.rank]
+    for name in _changed(unet, adapter.targets):
+        out, *inputs = unet.get_parameter(name).shape
+        if adapter.targets == EVERYTHING:
+            wanted[f"{name}{_DELTA}"] = [out, *inputs]
+            continue
+        layer = name.removesuffix(".weight")
+        wanted[f"{layer}.lora_A.weight"] = [adapter.rank, *inputs]
+        wanted[f"{layer}.lora_B.weight"] = [out, adapter.rank, *(1 for _ in inputs[1:])]
     found = {name: list(value.shape) for name, value in adapter.tensors.items()}
     for what, names in (
         ("lacks", sorted(wanted.keys() - found.keys())),

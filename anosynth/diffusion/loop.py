@@ -59,17 +59,82 @@ class LoopSettings:
     falling: bool = False
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """Ends a training early, by the loss on what it is not trained on.
+
+    Attributes:
+        loss: of the parameters as they are; equal parameters must give equal losses.
+        every: steps between looks.
+        patience: looks without a better one before training ends.
+    """
+
+    loss: Callable[[], Tensor]
+    every: int
+    patience: int
+
+
 @dataclass(frozen=True, eq=False)
 class TrainResult:
     """What a run leaves beside the trained parameters.
 
     Attributes:
-        losses: float32 [steps], of each step before its update; the same for a resumed run.
+        losses: float32 [steps taken], of each step before its update; the same for a resumed run.
         resumed_from: first step that this process computed; 0 if it began from nothing.
+        best_step: number of steps after which the parameters were as they are now: fewer than were taken, if a held-out
+            loss was lowest then.
+        held_out_loss: after that step; None if nothing was held out.
     """
 
     losses: NDArray[np.float32]
     resumed_from: int
+    best_step: int
+    held_out_loss: float | None = None
+
+
+class _Best:
+    """The parameters of the lowest held-out loss so far."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], held_out: HeldOut) -> None:
+        self._parameters, self._held_out = parameters, held_out
+        self.step, self.loss, self.misses = 0, float("inf"), 0
+        self._values: dict[str, Tensor] = {}
+
+    @property
+    def over(self) -> bool:
+        """Whether training has ended."""
+        return self.misses >= self._held_out.patience
+
+    def look(self, step: int) -> None:
+        """Measure after a step."""
+        with torch.no_grad():
+            found = float(self._held_out.loss())
+        if found < self.loss:
+            self.step, self.loss, self.misses = step, found, 0
+            self._values = {name: value.detach().clone() for name, value in self._parameters.items()}
+        else:
+            self.misses += 1
+
+    def put_back(self) -> None:
+        """Give the parameters their best values."""
+        with torch.no_grad():
+            for name, value in self._values.items():
+                self._parameters[name].copy_(value)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """For the checkpoint."""
+        state = {"best": torch.tensor([self.step, self.misses]), "best_loss": torch.tensor(self.loss).double()}
+        return state | {f"best/{name}": value.cpu().contiguous() for name, value in self._values.items()}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """From a checkpoint."""
+        self.step, self.misses = (int(value) for value in tensors["best"])
+        self.loss = float(tensors["best_loss"])
+        self._values = {
+            name: torch.empty_like(value).copy_(tensors[f"best/{name}"])
+            for name, value in self._parameters.items()
+            if f"best/{name}" in tensors
+        }
 
 
 def run_steps(
@@ -82,6 +147,7 @@ def run_steps(
     key: str,
     doing: str,
     after: Callable[[int], None] | None = None,
+    held_out: HeldOut | None = None,
 ) -> TrainResult:
     """Minimize a loss by AdamW with clipped gradients, in place, from the last checkpoint if there is one.
 
@@ -99,6 +165,7 @@ def run_steps(
         doing: what is trained, for messages and the progress bar.
         after: called with the number of steps taken, after an update and before that is saved: a run that goes on from
             a checkpoint has been through it for every step before.
+        held_out: ends training early and has the parameters of the best look put back; None: all steps are taken.
 
     Raises:
         TrainingError: if a loss or its gradient is not finite (the last checkpoint is left as it was), or if the
@@ -111,8 +178,12 @@ def run_steps(
     losses = torch.zeros(settings.steps, dtype=torch.float32, device=accelerator.device)
     finite = torch.ones(settings.steps, dtype=torch.bool, device=accelerator.device)
     saved = checkpoints.get_blob(key)
-    start = 0 if saved is None else _restore(saved, parameters, optimizer, losses, doing)
+    best = None if held_out is None else _Best(parameters, held_out)
+    start = 0 if saved is None else _restore(saved, parameters, optimizer, losses, best, doing)
+    count = start
     for step in track(range(start, settings.steps), total=settings.steps, doing=doing, unit="step", done=start):
+        if best is not None and best.over:
+            break
         if settings.falling:
             for group in optimizer.param_groups:
                 group["lr"] = settings.lr * (1.0 - step / settings.steps)
@@ -125,7 +196,11 @@ def run_steps(
         losses[step] = loss.detach()
         finite[step] = torch.isfinite(loss.detach()) & torch.isfinite(norm)
         count = step + 1
-        logs, saves = count % settings.log_every == 0, count % settings.checkpoint_every == 0 or count == settings.steps
+        if best is not None and held_out is not None and count % held_out.every == 0:
+            with accelerator.autocast():
+                best.look(count)
+        over = count == settings.steps or (best is not None and best.over)
+        logs, saves = count % settings.log_every == 0, count % settings.checkpoint_every == 0 or over
         if logs or saves:
             _check_finite(finite[:count], losses, doing)
         if logs:
@@ -133,8 +208,12 @@ def run_steps(
         if after is not None:
             after(count)
         if saves:
-            checkpoints.put_blob(key, _checkpoint(parameters, optimizer, losses, count))
-    return TrainResult(losses.cpu().numpy(), start)
+            checkpoints.put_blob(key, _checkpoint(parameters, optimizer, losses, best, count))
+    taken = losses[:count].cpu().numpy()
+    if best is None or best.step == 0:
+        return TrainResult(taken, start, count)
+    best.put_back()
+    return TrainResult(taken, start, best.step, best.loss)
 
 
 def _log(doing: str, step: int, steps: int, loss: float, norm: float) -> None:
@@ -152,9 +231,13 @@ def _check_finite(finite: Tensor, losses: Tensor, doing: str) -> None:
 
 
 def _checkpoint(
-    parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, losses: Tensor, step: int
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    losses: Tensor,
+    best: _Best | None,
+    step: int,
 ) -> bytes:
-    tensors = {"step": torch.tensor(step), "losses": losses.cpu()}
+    tensors = {"step": torch.tensor(step), "losses": losses.cpu()} | ({} if best is None else best.tensors())
     states = optimizer.state_dict()["state"]
     for index, (name, parameter) in enumerate(parameters.items()):
         tensors[f"value/{name}"] = parameter.detach().cpu().contiguous()
@@ -167,6 +250,7 @@ def _restore(
     parameters: Mapping[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
     losses: Tensor,
+    best: _Best | None,
     doing: str,
 ) -> int:
     """Put a checkpoint into parameters, optimizer and losses; returns the next step."""
@@ -191,5 +275,7 @@ def _restore(
                 for key, value in state[place].items()
             }
         losses.copy_(tensors["losses"])
+        if best is not None:
+            best.restore(tensors)
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     return int(tensors["step"])

@@ -1,42 +1,49 @@
-"""The anomaly-free customized generator: DreamBooth with LoRA on the k normal shots (One-to-Normal, Li et al. 2024).
+"""The anomaly-free customized generator: DreamBooth on the k normal shots (One-to-Normal, Li et al. 2024, section 2).
 
-Differs: the paper tunes a Stable Diffusion model per category and states neither steps nor learning rate; here adapters
-are trained, with the public DreamBooth recipe's values. On request they also learn to leave planted defects out, which
-the paper does not do. The prior set stays in latent space: it is what the untouched backbone drew, before decoding.
+Differs: the paper tunes a Stable Diffusion model per category and states neither steps nor learning rate; here LoRAs
+are trained, unless the whole U-Net is asked for, with the public DreamBooth recipe's values. On request they also learn
+to leave planted defects out, which the paper does not do. The prior set stays in latent space: it is what the untouched
+backbone drew, before decoding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
-from torch import Tensor
+from torch import Tensor, nn
 
 from anosynth.diffusion.adapters import (
+    TARGETS,
     Adapter,
     adapter_from_bytes,
     adapter_to_bytes,
     add_lora,
+    all_trainable,
     remove_lora,
     take_adapter,
+    take_difference,
 )
 from anosynth.diffusion.decoder import fit_decoder
 from anosynth.diffusion.devices import accelerator_for
 from anosynth.diffusion.latent import LatentDiffusion, Moments
-from anosynth.diffusion.loop import CheckpointStore, LoopSettings
+from anosynth.diffusion.loop import CheckpointStore, LoopSettings, TrainResult
 from anosynth.diffusion.planting import planted
 from anosynth.diffusion.sample import denoise, draw_noise
 from anosynth.diffusion.solver import SamplerSettings
 from anosynth.diffusion.train import TrainingSet, TrainSettings, train
+from anosynth.diffusion.views import NormalViews, views_of
+from anosynth.errors import ParamsError
 from anosynth.fingerprint import digest_value
 from anosynth.params import ComputeParams, PersonalizeNormalsParams
 from anosynth.progress import track
-from anosynth.seeding import seed_for, torch_generators
+from anosynth.seeding import numpy_rng, seed_for, torch_generators
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,7 +63,7 @@ class Subject:
     Attributes:
         category: slug, part of every seed's address.
         name: the object as said in a prompt.
-        mirror: True if mirrored shots are normal too; they are then trained on as well.
+        allowed: what leaves a shot normal; such views of it are trained on as well.
         shot_ids: sha256 of the normal shots, in order.
         size_px: side of the square training images.
         backbone: identity of the backbone.
@@ -65,7 +72,7 @@ class Subject:
 
     category: str
     name: str
-    mirror: bool
+    allowed: NormalViews
     shot_ids: tuple[str, ...]
     size_px: int
     backbone: str
@@ -77,7 +84,7 @@ class Subject:
             {
                 "stage": STAGE,
                 "algorithm": ALGORITHM,
-                "subject": {**vars(self), "shot_ids": list(self.shot_ids)},
+                "subject": {**asdict(self), "shot_ids": list(self.shot_ids)},
                 "settings": settings.model_dump(mode="json", exclude=_SHAPELESS),
                 "compute": compute.model_dump(mode="json"),
             }
@@ -100,7 +107,7 @@ def personalize(
     compute: ComputeParams,
     store: CheckpointStore,
 ) -> Adapter:
-    """Train a LoRA on the normal shots of one category, and the decoder if asked for, and store both as one adapter.
+    """Train a LoRA (or the U-Net) on the normal shots of one category, and the decoder if asked for, as one adapter.
 
     Args:
         backbone: open; its U-Net is as before when this returns or raises.
@@ -114,23 +121,39 @@ def personalize(
         The adapter; its facts hold the prompts, the shots and a summary of the losses.
 
     Raises:
+        ParamsError: if no shot is left to train on.
         TrainingError: if the loss is not finite.
     """
     fingerprint = subject.fingerprint(settings, compute)
+    address = (STAGE, subject.category)
+    seed, caption = seed_for(subject.seed, *address, "planted"), settings.prompt.format(name=subject.name)
+    if settings.held_out >= len(images):
+        raise ParamsError(
+            f"personalize_normals.held_out: {settings.held_out} of the {len(images)} normal shots of "
+            f"{subject.category} would be kept out of training; allowed: 0 to {len(images) - 1}"
+        )
+    order = numpy_rng(subject.seed, *address, "held_out").permutation(len(images))
+    apart = set(order[: settings.held_out].tolist())
     shots = shot_set(
         backbone,
-        images,
-        caption=settings.prompt.format(name=subject.name),
-        mirror=subject.mirror,
+        [image for row, image in enumerate(images) if row not in apart],
+        caption=caption,
+        allowed=subject.allowed,
+        views=settings.views,
         planted_variants=settings.planted_variants,
-        seed=seed_for(subject.seed, STAGE, subject.category, "planted"),
+        seed=seed,
     )
+    held_out = None
+    if apart:
+        held_out = shot_set(
+            backbone, [images[row] for row in sorted(apart)], caption=caption, allowed=subject.allowed, seed=seed
+        )
     prior = None
     if settings.prior_weight > 0.0 and settings.prior_images > 0:
         prior = prior_set(backbone, subject, settings, compute=compute, store=store)
-    seed = seed_for(subject.seed, STAGE, subject.category, "lora")
-    parameters = add_lora(backbone.unet, rank=settings.rank, alpha=settings.alpha, seed=seed)
-    try:
+    whole = settings.target_layers == "unet"
+    before = {name: value.clone() for name, value in backbone.unet.named_parameters()} if whole else {}
+    with _trainable(backbone, settings, seed=seed_for(subject.seed, *address, "lora")) as parameters:
         result = train(
             backbone,
             parameters,
@@ -145,19 +168,29 @@ def personalize(
                 prior_weight=settings.prior_weight,
                 planted_ratio=settings.planted_ratio,
                 planted_below=settings.planted_below,
+                validate_every=settings.validate_every,
+                patience=settings.patience,
             ),
             seed=subject.seed,
-            address=(STAGE, subject.category),
+            address=address,
             accelerator=accelerator_for(compute),
             checkpoints=store,
             key=_key(fingerprint, "checkpoint"),
+            held_out=held_out,
         )
-        facts = _facts(subject, settings, fingerprint=fingerprint, losses=result.losses)
-        adapter = take_adapter(
-            backbone.unet, rank=settings.rank, alpha=settings.alpha, backbone=subject.backbone, facts=facts
+        facts = _facts(subject, settings, fingerprint=fingerprint, result=result)
+        adapter = (
+            take_difference(backbone.unet, before, backbone=subject.backbone, facts=facts)
+            if whole
+            else take_adapter(
+                backbone.unet,
+                rank=settings.rank,
+                alpha=settings.alpha,
+                backbone=subject.backbone,
+                facts=facts,
+                targets=TARGETS[settings.target_layers],
+            )
         )
-    finally:
-        remove_lora(backbone.unet)
     decoder = fit_decoder(
         backbone,
         images,
@@ -165,7 +198,7 @@ def personalize(
             settings.decoder_steps, settings.decoder_lr, settings.checkpoint_every, settings.log_every, falling=True
         ),
         seed=subject.seed,
-        address=(STAGE, subject.category),
+        address=address,
         accelerator=accelerator_for(compute),
         checkpoints=store,
         key=_key(fingerprint, "decoder"),
@@ -175,14 +208,31 @@ def personalize(
     return adapter
 
 
+@contextmanager
+def _trainable(
+    backbone: LatentDiffusion, settings: PersonalizeNormalsParams, *, seed: int
+) -> Iterator[dict[str, nn.Parameter]]:
+    """What is trained of the U-Net, by name; the U-Net is as before at the end."""
+    if settings.target_layers == "unet":
+        with all_trainable(backbone.unet) as parameters:
+            yield parameters
+        return
+    targets = TARGETS[settings.target_layers]
+    try:
+        yield add_lora(backbone.unet, rank=settings.rank, alpha=settings.alpha, seed=seed, targets=targets)
+    finally:
+        remove_lora(backbone.unet)
+
+
 def shot_set(
     backbone: LatentDiffusion,
     images: Sequence[NDArray[np.uint8]],
     *,
     caption: str,
-    mirror: bool,
+    allowed: NormalViews,
+    views: int = 1,
     planted_variants: int = 0,
-    seed: int = 0,
+    seed: int,
 ) -> TrainingSet:
     """Encode shots under one caption.
 
@@ -190,12 +240,15 @@ def shot_set(
         backbone: its VAE and text encoder are asked.
         images: uint8 RGB [S, S, 3] each.
         caption: of all.
-        mirror: each shot is followed by its mirror image.
-        planted_variants: V, variants of each with planted defects; 0: none.
-        seed: of the planted defects.
+        allowed: what leaves them normal; if mirror images do, each shot is followed by its own.
+        views: of each shot and of each mirror image, itself included.
+        planted_variants: V, variants of each view with planted defects; 0: none.
+        seed: of views and planted defects.
     """
     shown = [
-        view for image in images for view in ((image, np.ascontiguousarray(image[:, ::-1])) if mirror else (image,))
+        view
+        for row, image in enumerate(images)
+        for view in views_of(image, allowed, count=views, seed=seed_for(seed, "views", row))
     ]
     variants = [
         backbone.encode([planted(view, seed=seed_for(seed, at, n)) for n in range(planted_variants)])
@@ -266,8 +319,9 @@ def _draw_prior(backbone: LatentDiffusion, subject: Subject, settings: Personali
 
 
 def _facts(
-    subject: Subject, settings: PersonalizeNormalsParams, *, fingerprint: str, losses: NDArray[np.float32]
+    subject: Subject, settings: PersonalizeNormalsParams, *, fingerprint: str, result: TrainResult
 ) -> dict[str, object]:
+    losses = result.losses
     tenth = max(1, len(losses) // 10)
     return {
         "stage": STAGE,
@@ -276,7 +330,9 @@ def _facts(
         "prompt": settings.prompt.format(name=subject.name),
         "prior_prompt": settings.prior_prompt.format(name=subject.name),
         "shot_ids": list(subject.shot_ids),
-        "steps": settings.steps,
+        "steps": result.best_step,
+        "steps_taken": len(losses),
+        "held_out_loss": None if result.held_out_loss is None else round(result.held_out_loss, 6),
         "loss_first_tenth": round(float(losses[:tenth].mean()), 6),
         "loss_last_tenth": round(float(losses[-tenth:].mean()), 6),
         "loss_mean": round(float(losses.mean()), 6),

@@ -6,7 +6,7 @@ out what does not belong there and to keep all else. Denoising sound shots teach
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from anosynth.diffusion.attention import trainable_attention
 from anosynth.diffusion.latent import LatentDiffusion, Moments
-from anosynth.diffusion.loop import CheckpointStore, LoopSettings, TrainResult, run_steps
+from anosynth.diffusion.loop import CheckpointStore, HeldOut, LoopSettings, TrainResult, run_steps
 from anosynth.diffusion.objective import denoising_loss, min_snr_weights, with_defect, with_prior
 from anosynth.diffusion.schedule import NoiseSchedule
 from anosynth.diffusion.text import TextEmbedding
@@ -24,6 +24,7 @@ from anosynth.seeding import seed_for, torch_generator
 Address = tuple[str | int, ...]
 # With next to no noise a defect that is to vanish stands for any amount of it; Min-SNR weighs such rows down.
 PLANTED_GAMMA = 5.0
+HELD_OUT_LEVELS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +62,8 @@ class TrainSettings:
         prior_weight: lambda of prior preservation; without a prior set it has no effect.
         planted_ratio: share of the rows that begin from a planted defect, where a set has such variants.
         planted_below: share of T that such rows are re-noised by at most.
+        validate_every: steps between looks at held-out images, where there are any.
+        patience: looks without a better one before training ends.
     """
 
     loop: LoopSettings
@@ -69,6 +72,8 @@ class TrainSettings:
     prior_weight: float = 1.0
     planted_ratio: float = 0.0
     planted_below: float = 1.0
+    validate_every: int = 20
+    patience: int = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,6 +206,7 @@ def train(
     accelerator: Accelerator,
     checkpoints: CheckpointStore,
     key: str,
+    held_out: TrainingSet | None = None,
 ) -> TrainResult:
     """Fit trainable parameters of the U-Net to shots, with prior preservation if there is a prior set.
 
@@ -217,9 +223,10 @@ def train(
         accelerator: device and number format.
         checkpoints: where checkpoints are kept.
         key: name of this training's checkpoint.
+        held_out: images that are not trained on, by whose denoising error training ends early; None: it does not.
 
     Returns:
-        Losses of all steps.
+        Losses of all steps, and which step the parameters are of.
 
     Raises:
         TrainingError: if a loss is not finite.
@@ -283,7 +290,47 @@ def train(
             checkpoints=checkpoints,
             key=key,
             doing=f"training {' '.join(str(part) for part in address)}",
+            held_out=None
+            if held_out is None
+            else HeldOut(
+                held_out_loss(backbone, held_out, seed=seed, address=address),
+                settings.validate_every,
+                settings.patience,
+            ),
         )
+
+
+def held_out_loss(
+    backbone: LatentDiffusion, images: TrainingSet, *, seed: int, address: Address
+) -> Callable[[], Tensor]:
+    """The denoising error on images that are not trained on, as a function of the U-Net alone.
+
+    Every image is noised to the same few levels, evenly apart over the schedule, by noise that is drawn once: looks
+    at different steps can be compared.
+
+    Args:
+        backbone: whose U-Net is asked, as it is at the time.
+        images: N held-out images.
+        seed: root seed of the noise.
+        address: of the training.
+    """
+    clean = images.moments.mean
+    seeds = [seed_for(seed, *address, "held_out", row) for row in range(len(clean))]
+    noise = torch.stack(
+        [torch.randn(HELD_OUT_LEVELS, *clean.shape[1:], generator=torch_generator(one)) for one in seeds]
+    )
+    text, total = images.text.rows(list(images.captions)), backbone.schedule.num_timesteps
+    levels = [(2 * level + 1) * total // (2 * HELD_OUT_LEVELS) for level in range(HELD_OUT_LEVELS)]
+
+    def loss() -> Tensor:
+        errors = []
+        for number, level in enumerate(levels):
+            timesteps, eps = torch.full((len(clean),), level), noise[:, number].to(clean)
+            output = backbone.predict(backbone.schedule.add_noise(clean, eps, timesteps), timesteps, text)
+            errors.append(denoising_loss(output, backbone.schedule.target(clean, eps, timesteps)))
+        return torch.stack(errors).mean()
+
+    return loss
 
 
 def _weights(schedule: NoiseSchedule, timesteps: Tensor, planted: Tensor, *, gamma: float | None) -> Tensor | None:

@@ -28,6 +28,7 @@ from anosynth.diffusion.latent import LatentDiffusion, open_backbone
 from anosynth.diffusion.personalize import Subject, personalize
 from anosynth.diffusion.sample import text_to_image
 from anosynth.diffusion.solver import SamplerSettings
+from anosynth.diffusion.views import NormalViews
 from anosynth.features.encoder import PatchFeatures, build_features
 from anosynth.metrics.synthesis import kid_lite
 from anosynth.params import ComputeParams, EmbeddedFeatures, PersonalizeNormalsParams, PretrainedBackbone
@@ -186,7 +187,9 @@ def personalization(
     """
     prompts = [settings.prompt.format(name=name)] * num_samples
     plain = draw(backbone, prompts, seed=seed, settings=sampler)
-    subject = Subject("evaluation", name, False, tuple(map(str, range(len(shots)))), SIZE_PX, backbone.identity, seed)
+    subject = Subject(
+        "evaluation", name, NormalViews(), tuple(map(str, range(len(shots)))), SIZE_PX, backbone.identity, seed
+    )
     began = time.process_time()
     adapter = personalize(backbone, shots, subject, settings, compute=compute, store=ShardStore(MEMORY))
     cpu_s = time.process_time() - began

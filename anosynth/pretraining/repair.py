@@ -22,6 +22,7 @@ from anosynth.diffusion.latent import LatentDiffusion
 from anosynth.diffusion.personalize import Subject, personalize
 from anosynth.diffusion.sample import draw_again
 from anosynth.diffusion.solver import SamplerSettings
+from anosynth.diffusion.views import NormalViews
 from anosynth.features.encoder import PatchFeatures
 from anosynth.features.patch_distances import nearest
 from anosynth.params import ComputeParams, PersonalizeNormalsParams
@@ -311,5 +312,5 @@ def _adapter(
     if repair.adapting is None:
         return None
     ids = tuple(str(seed_for(seed, "evaluate_sound", category, index)) for index in range(len(shots)))
-    subject = Subject("evaluation", name, True, ids, SIZE_PX, backbone.identity, seed)
+    subject = Subject("evaluation", name, NormalViews(mirror=True), ids, SIZE_PX, backbone.identity, seed)
     return personalize(backbone, shots, subject, repair.adapting, compute=compute, store=ShardStore(MEMORY))

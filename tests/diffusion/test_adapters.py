@@ -8,14 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from anosynth.diffusion.adapters import (
-    TARGETS,
+    ATTENTION,
+    BLOCKS,
+    EVERYTHING,
     Adapter,
     adapter_from_bytes,
     adapter_to_bytes,
     add_lora,
+    all_trainable,
     load_adapter,
     lora_parameters,
     merged,
@@ -23,6 +26,7 @@ from anosynth.diffusion.adapters import (
     remove_lora,
     save_adapter,
     take_adapter,
+    take_difference,
 )
 from anosynth.diffusion.latent import LatentDiffusion
 from anosynth.errors import BackboneError
@@ -64,7 +68,7 @@ def test_a_fresh_adapter_changes_nothing_and_only_it_is_trainable(own_backbone: 
     parameters = add_lora(own_backbone.unet, rank=RANK, alpha=ALPHA, seed=1)
     assert torch.equal(output(own_backbone), before)
     trainable = [name for name, parameter in own_backbone.unet.named_parameters() if parameter.requires_grad]
-    assert len(trainable) == len(parameters) == 20 * len(TARGETS) * 2
+    assert len(trainable) == len(parameters) == 20 * len(ATTENTION) * 2
     assert all(".lora_" in name for name in trainable)
     for name, parameter in parameters.items():
         assert parameter.abs().max() == 0.0 if ".lora_B." in name else parameter.abs().max() > 0.0
@@ -84,6 +88,70 @@ def test_every_attention_projection_of_stable_diffusion_1_5_gets_one() -> None:
     parameters = add_lora(unet, rank=2, alpha=2.0, seed=0)
     assert len(parameters) == 32 * 4 * 2
     assert sum(".attn2." in name for name in parameters) == 16 * 4 * 2
+
+
+def test_feed_forward_layers_and_convolutions_get_one_too_and_merged_or_beside_they_act_alike(
+    own_backbone: LatentDiffusion,
+) -> None:
+    before, wanted = state(own_backbone), 0
+    for name, module in own_backbone.unet.named_modules():
+        inside = ".attentions." in name and (".attn" in name or ".ff.net." in name or "proj_" in name)
+        wanted += isinstance(module, nn.Linear | nn.Conv2d) and (
+            inside or name.split(".")[-1] in ("conv1", "conv2", "conv_shortcut")
+        )
+    parameters = add_lora(own_backbone.unet, rank=RANK, alpha=ALPHA, seed=1, targets=BLOCKS)
+    assert len(parameters) == 2 * wanted
+    kernel = parameters["mid_block.resnets.0.conv1.lora_A.weight"]
+    assert kernel.shape[2:] == (3, 3)
+    assert kernel.abs().max() <= kernel[0].numel() ** -0.5
+    with torch.no_grad():
+        for index, parameter in enumerate(parameters.values()):
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index)))
+    beside, identity = output(own_backbone), own_backbone.identity
+    adapter = take_adapter(own_backbone.unet, rank=RANK, alpha=ALPHA, backbone=identity, facts={}, targets=BLOCKS)
+    remove_lora(own_backbone.unet)
+    assert_same(state(own_backbone), before)
+    with merged(own_backbone.unet, adapter_from_bytes(adapter_to_bytes(adapter), name="x"), backbone=identity):
+        assert torch.allclose(output(own_backbone), beside, atol=1e-4)
+        assert (output(own_backbone) - beside).abs().max() < 0.01 * (
+            beside - output_of(before, own_backbone)
+        ).abs().max()
+    assert_same(state(own_backbone), before)
+    load_adapter(own_backbone.unet, adapter, backbone=identity)
+    assert torch.equal(output(own_backbone), beside)
+    remove_lora(own_backbone.unet)
+
+
+def test_a_difference_of_every_parameter_is_added_and_taken_back(own_backbone: LatentDiffusion) -> None:
+    before, identity = state(own_backbone), own_backbone.identity
+    with all_trainable(own_backbone.unet) as parameters:
+        assert all(parameter.requires_grad and parameter.dtype == torch.float32 for parameter in parameters.values())
+        old = {name: value.detach().clone() for name, value in parameters.items()}
+        with torch.no_grad():
+            for index, parameter in enumerate(parameters.values()):
+                parameter.add_(1e-2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index)))
+        adapter = take_difference(own_backbone.unet, old, backbone=identity, facts={"steps": 1})
+        wanted = output(own_backbone)
+    assert_same(state(own_backbone), before)
+    assert not any(parameter.requires_grad for parameter in own_backbone.unet.parameters())
+    back = adapter_from_bytes(adapter_to_bytes(adapter), name="x")
+    assert (back.digest, back.targets, back.rank) == (adapter.digest, EVERYTHING, 0)
+    with merged(own_backbone.unet, back, backbone=identity):
+        assert torch.allclose(output(own_backbone), wanted, atol=1e-3)
+        assert (wanted - output_of(before, own_backbone)).abs().max() > 1e-2
+    assert_same(state(own_backbone), before)
+    short = {name: value for name, value in adapter.tensors.items() if name != "conv_in.bias.delta"}
+    with pytest.raises(BackboneError, match=r"lacks conv_in\.bias\.delta"):
+        merged(own_backbone.unet, replace(adapter, tensors=short), backbone=identity).__enter__()
+
+
+def output_of(weights: Mapping[str, Tensor], backbone: LatentDiffusion) -> Tensor:
+    """Of the U-Net with other weights, which it gives back."""
+    now = state(backbone)
+    backbone.unet.load_state_dict(dict(weights))
+    found = output(backbone)
+    backbone.unet.load_state_dict(now)
+    return found
 
 
 def test_equal_seeds_give_equal_matrices(own_backbone: LatentDiffusion) -> None:
@@ -112,7 +180,7 @@ def test_an_adapter_comes_back_from_disk_and_acts_the_same(own_backbone: LatentD
     digest = save_adapter(adapter, tmp_path / "adapter")
     assert sorted(file.name for file in (tmp_path / "adapter").iterdir()) == ["adapter.json", "adapter.safetensors"]
     back = read_adapter(tmp_path / "adapter")
-    assert (back.digest, back.rank, back.alpha, back.targets) == (digest, RANK, ALPHA, TARGETS)
+    assert (back.digest, back.rank, back.alpha, back.targets) == (digest, RANK, ALPHA, ATTENTION)
     assert back.facts == {"steps": 7}
     assert load_adapter(own_backbone.unet, back, backbone=own_backbone.identity) == digest
     assert torch.equal(output(own_backbone), wanted)

@@ -15,6 +15,7 @@ from anosynth.diffusion.devices import accelerator_for
 from anosynth.diffusion.latent import LatentDiffusion, open_backbone
 from anosynth.diffusion.loop import LoopSettings
 from anosynth.diffusion.personalize import Subject, personalize
+from anosynth.diffusion.views import NormalViews
 from anosynth.errors import BackboneError, TrainingError
 from anosynth.params import ComputeParams, EmbeddedBackbone, PersonalizeNormalsParams
 from anosynth.sources.procedural.render import render
@@ -151,7 +152,7 @@ def test_an_adapter_of_normals_carries_its_decoder(
     settings = PersonalizeNormalsParams.model_validate(
         {"rank": 2, "alpha": 2.0, "steps": 1, "batch_size": 1, "prior_images": 0, "decoder_steps": 3}
     )
-    subject = Subject("leather", "leather", False, tuple(map(str, range(6))), SIZE_PX, backbone.identity, 3)
+    subject = Subject("leather", "leather", NormalViews(), tuple(map(str, range(6))), SIZE_PX, backbone.identity, 3)
     adapter = personalize(backbone, shots, subject, settings, compute=COMPUTE, store=Blobs())
     names = set(dict(backbone.vae.decoder.named_parameters()))
     assert set(adapter.decoder) == names

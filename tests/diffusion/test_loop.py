@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from anosynth.diffusion.loop import CLIP_NORM, WEIGHT_DECAY, LoopSettings, TrainResult, run_steps
+from anosynth.diffusion.loop import CLIP_NORM, WEIGHT_DECAY, HeldOut, LoopSettings, TrainResult, run_steps
 from anosynth.errors import TrainingError
 from anosynth.shards.store import ShardStore
 
@@ -164,3 +164,63 @@ def test_each_logged_step_is_one_json_object_with_the_mean_loss_since_the_last(
     for line in lines:
         assert set(line) == {"training", "step", "steps", "loss", "gradient_norm"}
         assert line["loss"] == pytest.approx(float(losses[line["step"] - 3 : line["step"]].mean()), rel=1e-5)
+
+
+SCHEDULE = LoopSettings(steps=200, lr=0.1, checkpoint_every=7, log_every=50)
+
+
+def towards_ten(
+    store: ShardStore, *, patience: int = 2, cut_at: int | None = None, steps: int = 200, judged: bool = True
+) -> tuple[TrainResult, float]:
+    """Training pulls a number from 0 to 10; what is held out is best at 3."""
+    number = nn.Parameter(torch.zeros(1))
+
+    def step_loss(step: int) -> Tensor:
+        if step == cut_at:
+            raise PowerCutError
+        return (number - 10.0).square().sum()
+
+    result = run_steps(
+        step_loss,
+        {"number": number},
+        replace(SCHEDULE, steps=steps),
+        accelerator=Accelerator(cpu=True),
+        checkpoints=store,
+        key=KEY,
+        doing="a number",
+        held_out=HeldOut(lambda: (number - 3.0).square().sum(), 5, patience) if judged else None,
+    )
+    return result, number.item()
+
+
+def test_training_ends_when_the_held_out_loss_has_stopped_falling_and_the_best_step_is_put_back(tmp_path: Path) -> None:
+    looks = [towards_ten(ShardStore(tmp_path / str(n)), steps=n, judged=False)[1] for n in range(5, 60, 5)]
+    losses = [(number - 3.0) ** 2 for number in looks]
+    best = losses.index(min(losses))
+    assert 0 < best < len(looks) - 3
+    result, number = towards_ten(ShardStore(tmp_path / "judged"))
+    assert (result.best_step, number) == (5 * (best + 1), looks[best])
+    assert result.held_out_loss == pytest.approx(losses[best], rel=1e-5)
+    assert len(result.losses) == result.best_step + 2 * 5
+    more, same = towards_ten(ShardStore(tmp_path / "patient"), patience=4)
+    assert (len(more.losses), same) == (result.best_step + 4 * 5, number)
+
+
+@pytest.mark.parametrize("cut_at", [8, 31, 38])
+def test_a_killed_run_with_held_out_data_ends_at_the_same_step_with_the_same_bits(tmp_path: Path, cut_at: int) -> None:
+    wanted, number = towards_ten(ShardStore(tmp_path / "whole"))
+    assert cut_at < len(wanted.losses)
+    store = ShardStore(tmp_path / "cut")
+    with pytest.raises(PowerCutError):
+        towards_ten(store, cut_at=cut_at)
+    again, same = towards_ten(store)
+    assert again.resumed_from == cut_at // 7 * 7
+    assert (again.best_step, again.held_out_loss, same) == (wanted.best_step, wanted.held_out_loss, number)
+    assert again.losses.tolist() == wanted.losses.tolist()
+    third, same = towards_ten(store, cut_at=0)
+    assert (third.best_step, same, len(third.losses)) == (wanted.best_step, number, len(wanted.losses))
+
+
+def test_a_run_too_short_to_look_is_taken_whole(tmp_path: Path) -> None:
+    result, _ = towards_ten(ShardStore(tmp_path), steps=4)
+    assert (result.best_step, result.held_out_loss, len(result.losses)) == (4, None, 4)

@@ -17,7 +17,8 @@ from anosynth.diffusion.personalize import ALGORITHM, STAGE, Subject, personaliz
 from anosynth.diffusion.planting import planted
 from anosynth.diffusion.sample import draw_again
 from anosynth.diffusion.solver import SamplerSettings
-from anosynth.errors import TrainingError
+from anosynth.diffusion.views import NormalViews
+from anosynth.errors import ParamsError, TrainingError
 from anosynth.params import ComputeParams, EmbeddedBackbone, PersonalizeNormalsParams
 from anosynth.seeding import seed_for, torch_generators
 from anosynth.shards.store import ShardStore
@@ -30,6 +31,7 @@ SETTINGS = PersonalizeNormalsParams(
 GOLDEN_ALGORITHM = 2
 GOLDEN_LOSSES = {"loss_first_tenth": 2.320062, "loss_last_tenth": 2.220014, "loss_mean": 2.337942}
 GOLDEN_NORM = 65.90682
+MIRRORED = NormalViews(mirror=True)
 
 
 class PowerCutError(Exception):
@@ -41,7 +43,7 @@ def pictures() -> list[np.ndarray]:
 
 
 def subject(backbone: LatentDiffusion) -> Subject:
-    return Subject("tile", "ceramic tile", True, ("a" * 64, "b" * 64), 64, backbone.identity, 7)
+    return Subject("tile", "ceramic tile", MIRRORED, ("a" * 64, "b" * 64), 64, backbone.identity, 7)
 
 
 def trained(
@@ -139,8 +141,8 @@ def test_the_prior_set_is_what_the_untouched_backbone_draws_of_the_class(
 
 def test_mirrored_shots_join_only_where_a_mirror_image_is_normal(own_backbone: LatentDiffusion) -> None:
     images = pictures()
-    plain = shot_set(own_backbone, images, caption="tile", mirror=False)
-    both = shot_set(own_backbone, images, caption="tile", mirror=True)
+    plain = shot_set(own_backbone, images, caption="tile", allowed=NormalViews(), seed=0)
+    both = shot_set(own_backbone, images, caption="tile", allowed=MIRRORED, seed=0)
     assert (len(plain.moments), len(both.moments)) == (2, 4)
     flipped = own_backbone.encode([np.ascontiguousarray(images[1][:, ::-1])])
     assert torch.allclose(both.moments.mean[3:], flipped, atol=1e-4)
@@ -151,6 +153,10 @@ def _moved(value: object) -> object:
     match value:
         case bool():
             return not value
+        case NormalViews():
+            return replace(value, max_turn_deg=1.0)
+        case "attention":
+            return "blocks"
         case str():
             return value + "x"
         case tuple():
@@ -180,7 +186,65 @@ def test_the_fingerprint_follows_everything_that_shapes_the_adapter_and_nothing_
             changes += 1
     seen.add(base.fingerprint(SETTINGS, compute.model_copy(update={"threads": 2})))
     assert len(seen) == changes + 2
-    assert changes == 7 + 18
+    assert changes == 7 + 23
+
+
+@pytest.mark.parametrize("layers", ["blocks", "unet"])
+def test_more_layers_than_attention_are_trained_stored_and_drawn_with(
+    own_backbone: LatentDiffusion, compute: ComputeParams, tmp_path: Path, layers: str
+) -> None:
+    settings = SETTINGS.model_copy(update={"target_layers": layers, "prior_weight": 0.0})
+    before = {name: value.clone() for name, value in own_backbone.unet.state_dict().items()}
+    store = ShardStore(tmp_path)
+    adapter = trained(own_backbone, compute, store, settings)
+    assert all(torch.equal(value, before[name]) for name, value in own_backbone.unet.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in own_backbone.unet.parameters())
+    kept = stored_adapter(subject(own_backbone).fingerprint(settings, compute), store)
+    assert kept is not None
+    assert kept.digest == adapter.digest
+    with personalized(own_backbone, kept):
+        changed = {
+            name for name, value in own_backbone.unet.state_dict().items() if not torch.equal(value, before[name])
+        }
+    resnet = "mid_block.resnets.0.conv1.weight"
+    assert resnet in changed
+    assert ("conv_in.weight" in changed) == (layers == "unet")
+    assert all(torch.equal(value, before[name]) for name, value in own_backbone.unet.state_dict().items())
+
+
+def test_the_whole_unet_ends_where_plain_adamw_on_all_its_parameters_does(
+    own_backbone: LatentDiffusion, compute: ComputeParams, tmp_path: Path
+) -> None:
+    """One step: AdamW's first one moves every parameter that has a gradient by lr, less decay."""
+    settings = SETTINGS.model_copy(update={"target_layers": "unet", "prior_weight": 0.0, "steps": 1})
+    before = {name: value.detach().clone() for name, value in own_backbone.unet.named_parameters()}
+    adapter = trained(own_backbone, compute, ShardStore(tmp_path), settings)
+    assert set(adapter.tensors) == {f"{name}.delta" for name in before}
+    moved = adapter.tensors["conv_in.weight.delta"].double()
+    decayed = moved + settings.lr * 1e-2 * before["conv_in.weight"].double()
+    assert float((decayed.abs() - settings.lr).abs().median()) < 1e-5
+
+
+def test_held_out_shots_end_training_early_and_the_best_step_is_kept(
+    own_backbone: LatentDiffusion, compute: ComputeParams, tmp_path: Path
+) -> None:
+    """On noise nothing is learned for the other picture: a large rate soon makes it worse."""
+    more = {"held_out": 1, "validate_every": 2, "patience": 2, "steps": 30, "lr": 0.3, "prior_weight": 0.0}
+    settings = SETTINGS.model_copy(update=more)
+    adapter = trained(own_backbone, compute, ShardStore(tmp_path / "whole"), settings)
+    taken, best = adapter.facts["steps_taken"], adapter.facts["steps"]
+    assert isinstance(taken, int)
+    assert isinstance(best, int)
+    assert best < taken < 30
+    assert taken == best + 2 * 2
+    shorter = settings.model_copy(update={"steps": best})
+    assert trained(own_backbone, compute, ShardStore(tmp_path / "short"), shorter).digest == adapter.digest
+
+
+def test_not_every_shot_can_be_held_out(own_backbone: LatentDiffusion, compute: ComputeParams, tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"held_out": 2})
+    with pytest.raises(ParamsError, match=r"held_out: 2 of the 2 normal shots of tile .*allowed: 0 to 1"):
+        trained(own_backbone, compute, ShardStore(tmp_path), settings)
 
 
 def test_a_learning_rate_that_explodes_ends_in_one_sentence_and_keeps_no_adapter(
@@ -203,23 +267,27 @@ def test_facts_are_json_and_hold_no_time_or_place(
     assert json.loads(json.dumps(facts)) == facts
     assert set(facts) == {
         "stage", "category", "fingerprint", "prompt", "prior_prompt", "shot_ids", "steps",
-        "loss_first_tenth", "loss_last_tenth", "loss_mean",
+        "steps_taken", "held_out_loss", "loss_first_tenth", "loss_last_tenth", "loss_mean",
     }  # fmt: skip
 
 
 def test_planted_variants_are_made_of_every_view_by_the_seed(backbone: LatentDiffusion) -> None:
     def variants(seed: int) -> torch.Tensor:
-        found = shot_set(backbone, pictures(), caption="x", mirror=True, planted_variants=3, seed=seed).planted
+        found = shot_set(backbone, pictures(), caption="x", allowed=MIRRORED, planted_variants=3, seed=seed).planted
         assert found is not None
         return found
 
     first = variants(1)
-    assert first.shape == (4, 3, *shot_set(backbone, pictures(), caption="x", mirror=True).moments.mean.shape[1:])
+    assert first.shape == (
+        4,
+        3,
+        *shot_set(backbone, pictures(), caption="x", allowed=MIRRORED, seed=0).moments.mean.shape[1:],
+    )
     assert torch.equal(first, variants(1))
     assert not torch.equal(first, variants(2))
     wanted = backbone.encode([planted(pictures()[1][:, ::-1], seed=seed_for(1, 3, n)) for n in range(3)])
     assert torch.equal(first[3], wanted)
-    assert shot_set(backbone, pictures(), caption="x", mirror=True).planted is None
+    assert shot_set(backbone, pictures(), caption="x", allowed=MIRRORED, seed=0).planted is None
 
 
 def test_a_generator_leaves_the_planted_defect_out_that_it_learned_and_keeps_the_rest(tmp_path: Path) -> None:
@@ -227,7 +295,7 @@ def test_a_generator_leaves_the_planted_defect_out_that_it_learned_and_keeps_the
     compute = ComputeParams(threads=1, dtype="float32", device="cpu")
     backbone = open_backbone(EmbeddedBackbone(kind="embedded"), compute=compute)
     sound = render_pair("washer", defect="scratch", seed=3, size_px=128).sound.image
-    whose = Subject("washer", "steel washer", False, ("a" * 64,), 128, backbone.identity, 7)
+    whose = Subject("washer", "steel washer", NormalViews(), ("a" * 64,), 128, backbone.identity, 7)
     spoiled = planted(sound, seed=seed_for(seed_for(7, STAGE, "washer", "planted"), 0, 0))
     clean, trip = backbone.decode(backbone.encode([sound, spoiled])).astype(float)
     defect = np.abs(trip - clean).mean(axis=2)
