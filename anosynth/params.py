@@ -1012,6 +1012,12 @@ class Params(Section):
         ]
         if unknown:
             raise ValueError("\n".join(unknown))
+        apart, shots = self.personalize_normals.held_out, self.select_shots.normal
+        if apart >= shots:
+            raise ValueError(
+                f"personalize_normals.held_out: {apart} of {shots} normal shots (select_shots.normal) would be kept "
+                f"out of training; allowed: 0 to {shots - 1}"
+            )
         return self
 
 

@@ -48,7 +48,7 @@ def run(
         with memory_shortage_is_temporary(f"training the adapter of {category}"):
             opened = open_backbone(backbone, compute=compute, root=layout.root)
             adapter = personalize(opened, images, subject, personalize_normals, compute=compute, store=store)
-        how = f"{personalize_normals.steps} steps on {len(images)} shots"
+        how = f"{adapter.facts['steps']} steps on {len(images) - personalize_normals.held_out} shots"
     digest = save_adapter(adapter, layout.normal_adapter(category))
     print(f"personalize_normals: adapter {digest[:12]} of {category}, {how}, in {layout.normal_adapter(category)}")
 

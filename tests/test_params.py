@@ -157,6 +157,14 @@ def test_every_name_that_does_not_exist_is_reported() -> None:
     ]
 
 
+def test_not_every_shot_can_be_held_out() -> None:
+    lines = refused({"personalize_normals": {"held_out": 4}, "select_shots": {"normal": 4}})
+    assert lines == [
+        "personalize_normals.held_out: 4 of 4 normal shots (select_shots.normal) would be kept out of training; "
+        "allowed: 0 to 3"
+    ]
+
+
 @pytest.mark.parametrize(
     ("overrides", "path"),
     [

@@ -137,7 +137,7 @@ def filled_in(spec: OneToNormalSpec) -> tuple[str, ...]:
         f"sampler: {chosen.solver}, {chosen.steps} steps of a full path, guidance {chosen.guidance:g}, eta 0",
         f"prompts: {spec.num_prompts} normal states in the plain template",
         "S_P compares the query as the generator was given it: squashed to its square working size",
-        "generator: LoRA on the attention layers in place of the whole U-Net (stage personalize_normals)",
+        "generator: a LoRA, unless target_layers of personalize_normals says that the whole U-Net was trained",
         "levels, logit scale and projection of the text branch: those of the encoder that encoder names",
         f"bank: {spec.bank_images} images, all references and generated ones chosen by greedy k-centre",
         "maps: mean over levels, the score's weights, bilinear, Gaussian of sigma 4 px; distances are 1 - cos",

@@ -237,11 +237,13 @@ def _high_pass(image: Image8) -> NDArray[np.float64]:
 def _adapting(steps: int, decoder_steps: int = 0) -> PersonalizeNormalsParams:
     return PersonalizeNormalsParams.model_validate(
         {
-            "rank": 64,
-            "alpha": 64.0,
-            "lr": 1e-3,
+            "target_layers": "blocks",
+            "rank": 32,
+            "alpha": 32.0,
+            "lr": 3e-3,
+            "falling": True,
             "steps": steps,
-            "batch_size": 8,
+            "batch_size": 4,
             "prior_weight": 0.0,
             "prior_images": 0,
             "decoder_steps": decoder_steps,
@@ -266,11 +268,11 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=100)
     parser.add_argument("--lora-guidance", type=float, default=1.0)
     parser.add_argument("--strength", type=float, default=0.3)
-    parser.add_argument("--repair-steps", type=int, default=3)
+    parser.add_argument("--repair-steps", type=int, default=10)
     parser.add_argument("--repair-draws", type=int, default=8)
     parser.add_argument("--repair-lora-steps", type=int, default=400)
-    parser.add_argument("--repair-cells", type=float, default=0.15, help="share that is drawn twice; 0: no second pass")
-    parser.add_argument("--repair-again", type=float, default=0.5, help="strength of the second pass")
+    parser.add_argument("--repair-cells", type=float, default=0.45, help="share that is drawn twice; 0: no second pass")
+    parser.add_argument("--repair-again", type=float, default=0.3, help="strength of the second pass")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=7)
     arguments = parser.parse_args()
