@@ -439,7 +439,7 @@ class PersonalizeNormalsParams(Section):
         "attention",
         description="what the adapter changes: attention, its projections (the public recipe); blocks, feed-forward "
         "layers and convolutions of the residual blocks too, without which a small backbone learns no shape; unet, "
-        "every parameter, and no LoRA (the paper's own choice)",
+        "every parameter, and no LoRA (presumably the paper's own choice)",
     )
     rank: int = Field(16, ge=1, le=512, description="of a LoRA")
     alpha: float = Field(16.0, gt=0.0, description="of a LoRA, whose update is scaled by alpha / rank")
@@ -463,8 +463,8 @@ class PersonalizeNormalsParams(Section):
     held_out: int = Field(
         0,
         ge=0,
-        description="shots kept out of training, by whose denoising error it is stopped early and the best step "
-        "chosen; 0: every shot is trained on, for all steps",
+        description="shots kept out of the U-Net's training, by whose denoising error it is stopped early and the best "
+        "step chosen; 0: every shot is trained on, for all steps",
     )
     validate_every: int = Field(20, ge=1, description="steps between looks at the held-out shots")
     patience: int = Field(3, ge=1, description="looks without a better one before training ends")
