@@ -438,8 +438,8 @@ class PersonalizeNormalsParams(Section):
     target_layers: TargetLayers = Field(
         "attention",
         description="what the adapter changes: attention, its projections (the public recipe); blocks, feed-forward "
-        "layers and convolutions of the residual blocks too, without which a small backbone learns no shape; unet, "
-        "every parameter, and no LoRA (presumably the paper's own choice)",
+        "layers and convolutions of the residual blocks too, without which a small backbone hardly learns a shape; "
+        "unet, every parameter, and no LoRA (presumably the paper's own choice)",
     )
     rank: int = Field(16, ge=1, le=512, description="of a LoRA")
     alpha: float = Field(16.0, gt=0.0, description="of a LoRA, whose update is scaled by alpha / rank")

@@ -141,8 +141,11 @@ def take_adapter(
 
 
 @contextmanager
-def all_trainable(unet: UNet2DConditionModel) -> Iterator[dict[str, nn.Parameter]]:
+def all_trainable(unet: UNet2DConditionModel) -> Iterator[tuple[dict[str, nn.Parameter], dict[str, Tensor]]]:
     """Train every parameter of a U-Net, in float32; at the end it is as it was, bit for bit.
+
+    Yields:
+        (the trainable parameters, what they were before), both by name.
 
     Raises:
         ValueError: if the U-Net carries an adapter.
@@ -155,7 +158,7 @@ def all_trainable(unet: UNet2DConditionModel) -> Iterator[dict[str, nn.Parameter
         for parameter in unet.parameters():
             parameter.data = parameter.data.float().clone()
             parameter.requires_grad_(True)
-        yield dict(unet.named_parameters())
+        yield dict(unet.named_parameters()), old
     finally:
         for name, parameter in unet.named_parameters():
             parameter.data = old[name]
@@ -326,6 +329,7 @@ def _raw(value: Tensor) -> bytes:
 def _inject(unet: UNet2DConditionModel, *, rank: int, alpha: float, targets: tuple[str, ...]) -> None:
     if lora_parameters(unet):
         raise ValueError("the U-Net already carries an adapter; remove it first")
+    # peft's hint asks for a whole alpha; it divides by the rank and takes any number.
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets))  # type: ignore[arg-type]
     # peft initializes from torch's global generator; that is left as it was, and every matrix is overwritten.
     with torch.random.fork_rng(devices=[]):

@@ -8,10 +8,11 @@ backbone drew, before decoding.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor, nn
 
 from anosynth.diffusion.adapters import (
+    EVERYTHING,
     TARGETS,
     Adapter,
     adapter_from_bytes,
@@ -151,9 +153,7 @@ def personalize(
     prior = None
     if settings.prior_weight > 0.0 and settings.prior_images > 0:
         prior = prior_set(backbone, subject, settings, compute=compute, store=store)
-    whole = settings.target_layers == "unet"
-    before = {name: value.clone() for name, value in backbone.unet.named_parameters()} if whole else {}
-    with _trainable(backbone, settings, seed=seed_for(subject.seed, *address, "lora")) as parameters:
+    with _trainable(backbone, settings, seed=seed_for(subject.seed, *address, "lora")) as (parameters, take):
         result = train(
             backbone,
             parameters,
@@ -179,18 +179,7 @@ def personalize(
             held_out=held_out,
         )
         facts = _facts(subject, settings, fingerprint=fingerprint, result=result)
-        adapter = (
-            take_difference(backbone.unet, before, backbone=subject.backbone, facts=facts)
-            if whole
-            else take_adapter(
-                backbone.unet,
-                rank=settings.rank,
-                alpha=settings.alpha,
-                backbone=subject.backbone,
-                facts=facts,
-                targets=TARGETS[settings.target_layers],
-            )
-        )
+        adapter = take(backbone=subject.backbone, facts=facts)
     decoder = fit_decoder(
         backbone,
         images,
@@ -208,20 +197,25 @@ def personalize(
     return adapter
 
 
+class _Take(Protocol):
+    def __call__(self, *, backbone: str, facts: Mapping[str, object]) -> Adapter: ...
+
+
 @contextmanager
 def _trainable(
     backbone: LatentDiffusion, settings: PersonalizeNormalsParams, *, seed: int
-) -> Iterator[dict[str, nn.Parameter]]:
-    """What is trained of the U-Net, by name; the U-Net is as before at the end."""
-    if settings.target_layers == "unet":
-        with all_trainable(backbone.unet) as parameters:
-            yield parameters
+) -> Iterator[tuple[dict[str, nn.Parameter], _Take]]:
+    """What is trained of the U-Net, by name, and how it becomes an adapter; the U-Net is as before at the end."""
+    unet, targets = backbone.unet, TARGETS[settings.target_layers]
+    if targets == EVERYTHING:
+        with all_trainable(unet) as (parameters, before):
+            yield parameters, partial(take_difference, unet, before)
         return
-    targets = TARGETS[settings.target_layers]
     try:
-        yield add_lora(backbone.unet, rank=settings.rank, alpha=settings.alpha, seed=seed, targets=targets)
+        parameters = add_lora(unet, rank=settings.rank, alpha=settings.alpha, seed=seed, targets=targets)
+        yield parameters, partial(take_adapter, unet, rank=settings.rank, alpha=settings.alpha, targets=targets)
     finally:
-        remove_lora(backbone.unet)
+        remove_lora(unet)
 
 
 def shot_set(

@@ -124,9 +124,9 @@ def test_feed_forward_layers_and_convolutions_get_one_too_and_merged_or_beside_t
 
 def test_a_difference_of_every_parameter_is_added_and_taken_back(own_backbone: LatentDiffusion) -> None:
     before, identity = state(own_backbone), own_backbone.identity
-    with all_trainable(own_backbone.unet) as parameters:
+    with all_trainable(own_backbone.unet) as (parameters, old):
         assert all(parameter.requires_grad and parameter.dtype == torch.float32 for parameter in parameters.values())
-        old = {name: value.detach().clone() for name, value in parameters.items()}
+        assert all(torch.equal(old[name], before[name]) for name in parameters)
         with torch.no_grad():
             for index, parameter in enumerate(parameters.values()):
                 parameter.add_(1e-2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index)))
