@@ -747,7 +747,7 @@ class PatchCoreSpec(Section):
     coreset_ratio: PositiveFraction = 0.1
     neighbours: int = Field(9, ge=1)
     synthetic_weight: PositiveFraction = Field(
-        1.0, description="of a generated patch in the bank; its distance is divided by it; 1: both count alike"
+        0.8, description="of a generated patch in the bank; its distance is divided by it; 1: both count alike"
     )
 
 
@@ -759,7 +759,9 @@ class PaDiMSpec(Section):
     channels: int = Field(50, ge=1, le=2048, description="randomly chosen; the paper takes 100 (ResNet-18) or 550")
     shrinkage: Fraction = Field(0.5, description="share of the covariance common to all positions; paper: 0")
     ridge: float = Field(0.01, gt=0.0, le=10.0, description="added to variances, as a share of the features' variance")
-    synthetic_weight: PositiveFraction = Field(1.0, description="what a generated image counts beside a real one's 1")
+    synthetic_weight: PositiveFraction = Field(
+        0.8, description="what a generated image counts beside a real one's 1; samples that vary no shot count nothing"
+    )
 
 
 class WinClipSpec(Section):
@@ -773,7 +775,7 @@ class WinClipSpec(Section):
     max_rows: int = Field(2048, ge=1, description="windows kept of real, and of generated, images: per level and size")
     text_weight: Fraction = Field(0.5, description="of text beside association; paper: 0.5; 0: association alone")
     synthetic_weight: PositiveFraction = Field(
-        1.0, description="of a generated window in the bank; its distance is divided by it; 1: both count alike"
+        0.8, description="of a generated window in the bank; its distance is divided by it; 1: both count alike"
     )
 
 
@@ -817,7 +819,11 @@ class OneToNormalSpec(Section):
 
     kind: Literal["one_to_normal"]
     arms: list[Slug] = Field(min_length=1)
-    preset: Literal["paper", "best"] = Field("best", description="paper: sections 2 to 4 as written; best: all extras")
+    preset: Literal["paper", "best"] = Field(
+        "best",
+        description="paper: sections 3 and 4 as written (section 2 is personalize_normals and generate_normals); best: "
+        "with extras",
+    )
     branches: list[Literal["personalized", "normal", "text"]] = Field(
         ["personalized", "normal", "text"], min_length=1, description="S_P, S_N, S_text: which of them count"
     )

@@ -193,7 +193,10 @@ class Generator:
                 backbone, self._shots, adapter=adapter.digest, name=self._unit.object_name, settings=pool
             )
             found = [sample for job in self.jobs() for sample in normals.samples(job, prepared, pool)]
-        return tuple(LabelledImage(one.spec.sample_id, one.image, None, synthetic=True) for one in found)
+        return tuple(
+            LabelledImage(one.spec.sample_id, one.image, None, synthetic=True, free=one.provenance.parent_id is None)
+            for one in found
+        )
 
 
 @cache

@@ -168,7 +168,15 @@ class ArmReader:
 def _synthetic(samples: Sequence[Sample], digest: str) -> _Part:
     return _Part(
         images=tuple(
-            LabelledImage(s.sample_id, s.image, s.mask, synthetic=True, defect=s.spec.defect) for s in samples
+            LabelledImage(
+                s.sample_id,
+                s.image,
+                s.mask,
+                synthetic=True,
+                defect=s.spec.defect,
+                free=s.provenance.parent_id is None,
+            )
+            for s in samples
         ),
         digest=digest,
         licences=tuple(sorted({s.provenance.licence for s in samples})),

@@ -110,18 +110,16 @@ class OneToNormal:
                 "One-to-Normal needs at least one real normal image as a reference and was given none; "
                 "let the arm use real_normals"
             )
+        made = [one for one in normals if one.synthetic]
         states = normal_states(self._name, self._spec.num_prompts)
-        if self._spec.preset == "paper":
-            for line in presets.filled_in(self._spec):
-                _log.info("one_to_normal, paper preset: %s", line)
-            _log.info("one_to_normal, paper preset: the normal states are %s", "; ".join(states))
-            _log.info(
-                "one_to_normal, paper preset: of %d levels S_text takes %s, those that the encoder projects to text",
-                self._features.levels,
-                ", ".join(map(str, self._features.text_levels)),
-            )
-        references = self._references(real, [one.image for one in normals if one.synthetic])
+        references = self._references(real, [one.image for one in made])
         adapter = self._source.read_adapter() if self._draws else None
+        if self._spec.preset == "paper":
+            bank = presets.Bank(len(real), len(made), sum(one.free for one in made), len(references.synthetic[0]))
+            for line in presets.filled_in(
+                self._spec, self._features, bank, states=states, adapter=adapter, size_px=self._source.size_px
+            ):
+                _log.info("one_to_normal, paper preset: %s", line)
         usual = calibration.Usual(np.array(0.0), np.array(1.0))
         self._state = NormalState(
             references=references,

@@ -19,13 +19,14 @@ from anosynth.seeding import numpy_rng
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-ALGORITHM = 1
+ALGORITHM = 2
 
 
 class PaDiM:
     """Mahalanobis distance of every patch to the normal patches of its own place; satisfies `protocol.Detector`.
 
-    It needs aligned images: a part that lies elsewhere is anomalous. One-class, so pairs are ignored.
+    It needs aligned images: a part that lies elsewhere is anomalous, and images drawn from noise alone teach it nothing
+    (One-to-Normal's transfer: variations of the references only). One-class, so pairs are ignored.
     """
 
     def __init__(
@@ -66,18 +67,26 @@ class PaDiM:
         leave S_p singular); epsilon follows the features' scale instead of being 0.01; the sum is divided by the
         weights instead of N - 1, so that one image is enough; generated images may weigh less.
 
+        Args:
+            normals: real images and generated variations of them; free ones are passed over.
+            pairs: ignored.
+
         Raises:
-            DataError: if there is no normal image.
+            DataError: if there is no normal image, or free ones alone.
         """
         del pairs
-        if not normals:
-            raise DataError("PaDiM needs normal images and was given none; let the arm use real_normals")
-        patches = self._features.patches([labelled.image for labelled in normals])
+        aligned = [one for one in normals if not one.free]
+        if not aligned:
+            raise DataError(
+                f"PaDiM needs normal images and was given {f'{len(normals)} free samples' if normals else 'none'}; "
+                "let the arm use real_normals"
+            )
+        patches = self._features.patches([labelled.image for labelled in aligned])
         images, rows, columns, width = patches.shape
         chosen = numpy_rng(self._seed, "channels").permutation(width)[: self._channels]
         chosen.sort()
         x = patches[..., chosen].reshape(images, rows * columns, -1).astype(np.float64)
-        weights = np.array([self._synthetic_weight if one.synthetic else 1.0 for one in normals])
+        weights = np.array([self._synthetic_weight if one.synthetic else 1.0 for one in aligned])
         weights /= weights.sum()
         mean = np.einsum("i,ipd->pd", weights, x)
         scaled = (x - mean) * np.sqrt(weights)[:, None, None]

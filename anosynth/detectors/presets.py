@@ -1,12 +1,21 @@
-"""One-to-Normal's presets: `paper` is sections 2 to 4 of the method, `best` adds extras, each a switch."""
+"""One-to-Normal's presets: `paper` is sections 3 and 4 of the method, `best` adds extras, each a switch.
+
+Section 2, the generator and its pool, is the stages personalize_normals and generate_normals; a fit of `paper` says in
+the log how they were set.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Literal, assert_never
+from typing import TYPE_CHECKING, Literal, assert_never
 
 from anosynth.diffusion.solver import SamplerSettings
 from anosynth.params import OneToNormalSpec, Select, Solver
+
+if TYPE_CHECKING:
+    from anosynth.diffusion.adapters import Adapter
+    from anosynth.features.aligned import AlignedFeatures
 
 Branch = Literal["personalized", "normal", "text"]
 BRANCHES: tuple[Branch, ...] = ("personalized", "normal", "text")
@@ -127,19 +136,93 @@ def weights(spec: OneToNormalSpec) -> dict[Branch, float]:
     return {branch: factors[branch] for branch in BRANCHES if branch in spec.branches}
 
 
-def filled_in(spec: OneToNormalSpec) -> tuple[str, ...]:
-    """What the paper leaves open and this fit decided, one sentence each; for the log."""
+@dataclass(frozen=True)
+class Bank:
+    """What a fit was given for its bank of normal patches, and took.
+
+    Attributes:
+        num_references: real images.
+        num_generated, num_free: generated images, and those of them that vary no real one.
+        num_chosen: generated images in the bank.
+    """
+
+    num_references: int
+    num_generated: int
+    num_free: int
+    num_chosen: int
+
+
+def filled_in(
+    spec: OneToNormalSpec,
+    features: AlignedFeatures,
+    bank: Bank,
+    *,
+    states: Sequence[str],
+    adapter: Adapter | None,
+    size_px: int,
+) -> tuple[str, ...]:
+    """What the paper leaves open and this fit decided, and where it departs from the paper; one sentence each.
+
+    Args:
+        spec: preset `paper`.
+        features: the encoder.
+        bank: what it was made of.
+        states: the normal-state prompts.
+        adapter: the generator's; None if no twin is drawn.
+        size_px: side of the generator's pictures.
+    """
     chosen = switches(spec)
-    return (
-        f"fusion (Eq. 7 is lost): S_P + {spec.alpha:g} S_N + {spec.beta:g} S_text; beta is taken as the text branch's",
-        f"SSIM selection: {chosen.select} (the paper's argmin of SSIM is read as argmin of 1 - SSIM in ssim_loss)",
-        "SSIM: grey levels in [0, 1], 240 px, 11 x 11 Gaussian window of sigma 1.5, ties of 1e-4 to the first prompt",
-        f"sampler: {chosen.solver}, {chosen.steps} steps of a full path, guidance {chosen.guidance:g}, eta 0",
-        f"prompts: {spec.num_prompts} normal states in the plain template",
-        "S_P compares the query as the generator was given it: squashed to its square working size",
-        "generator: a LoRA, unless target_layers of personalize_normals says that the whole U-Net was trained",
-        "levels, logit scale and projection of the text branch: those of the encoder that encoder names",
-        f"bank: {spec.bank_images} images, all references and generated ones chosen by greedy k-centre",
+    text = ", ".join(map(str, features.text_levels))
+    lines = [
+        f"fusion (Eq. 7 is lost): {chosen.twin_weight:g} S_P + {spec.alpha:g} S_N + {spec.beta:g} S_text; beta is "
+        "taken as the text branch's",
+        f"encoder: {features.levels} levels, text meets levels {text} through what the encoder has for it, "
+        f"logit scale {features.temperature:g}",
+        "images are resized by area average where they shrink and bicubic where they grow",
+        f"bank: {bank.num_references} references and {bank.num_chosen} of {bank.num_generated} generated normals "
+        f"({bank.num_free} of them free samples), chosen by greedy k-centre; {spec.bank_images} images at most",
+        f"score of an image: mean over levels of {_of_patches(chosen)}; no value of another query enters it",
         "maps: mean over levels, the score's weights, bilinear, Gaussian of sigma 4 px; distances are 1 - cos",
-        "score of an image: mean over levels of the greatest patch; no value of another query enters it",
+    ]
+    if adapter is not None:
+        lines += [
+            f"prompts: the normal states are {'; '.join(states)}",
+            f"SSIM selection: {chosen.select} (the paper's argmin of SSIM is read as argmin of 1 - SSIM in ssim_loss)",
+            "SSIM: grey levels in [0, 1], 240 px, 11 x 11 Gaussian window of sigma 1.5, ties of 1e-4 to the first "
+            "prompt",
+            f"sampler: {chosen.solver}, {chosen.steps} steps of a full path, guidance {chosen.guidance:g}, eta 0, "
+            f"r {spec.strength:g}",
+            f"working size: {size_px} px, the query squashed to a square",
+            "S_P: "
+            + ("the best of the twins, patch by patch" if chosen.select == "patch_min" else "the chosen twin alone"),
+            f"generator: {_training(adapter)}",
+        ]
+    lines += [
+        f"not as in the paper: {name} is {value}, in the preset {getattr(PAPER, name)}"
+        for name, value in vars(chosen).items()
+        if value != getattr(PAPER, name)
+    ]
+    return tuple(lines)
+
+
+def _of_patches(chosen: Switches) -> str:
+    return "the greatest patch" if chosen.top_ratio == 0.0 else f"the greatest {chosen.top_ratio:.0%} of the patches"
+
+
+def _training(adapter: Adapter) -> str:
+    """How the generator learned the references; an adapter from before this was recorded tells its layers alone."""
+    adapted = "the whole U-Net" if adapter.rank == 0 else f"LoRA of rank {adapter.rank} on {', '.join(adapter.targets)}"
+    told = adapter.facts.get("settings")
+    if not isinstance(told, Mapping):
+        return f"{adapted}; how it was trained is not on record"
+    falling = "falling to zero" if told["falling"] else "constant"
+    prior = (
+        f"prior preservation at weight {told['prior_weight']:g} on {told['prior_images']} images"
+        if told["prior_weight"] and told["prior_images"]
+        else "no prior preservation"
+    )
+    return (
+        f"{adapted}, {adapter.facts['steps']} steps of {told['batch_size']} at {told['lr']:g} {falling}, {prior}, "
+        f"{told['views']} views of each reference and allowed mirror image, {told['planted_variants']} variants with "
+        f"planted defects, text encoder as it was, decoder trained for {told['decoder_steps']} steps"
     )

@@ -25,6 +25,7 @@ class LabelledImage:
         mask: uint8 [H, W] in {0, 255} with foreground and background; None for a normal image.
         synthetic: True if a generator made it.
         defect: slug of the defect type; None for a normal image, or where nobody asks.
+        free: True if a generator drew it from noise alone: no real image says where its part lies.
     """
 
     name: str
@@ -32,6 +33,7 @@ class LabelledImage:
     mask: NDArray[np.uint8] | None
     synthetic: bool
     defect: str | None = None
+    free: bool = False
 
     def __post_init__(self) -> None:
         if self.image.dtype != np.uint8 or self.image.ndim != 3 or self.image.shape[2] != 3:

@@ -324,6 +324,7 @@ def _facts(
         "prompt": settings.prompt.format(name=subject.name),
         "prior_prompt": settings.prior_prompt.format(name=subject.name),
         "shot_ids": list(subject.shot_ids),
+        "settings": settings.model_dump(mode="json"),
         "steps": result.best_step,
         "steps_taken": len(losses),
         "held_out_loss": None if result.held_out_loss is None else round(result.held_out_loss, 6),

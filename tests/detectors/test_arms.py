@@ -61,6 +61,7 @@ def test_an_arm_gets_its_real_images_and_only_the_samples_that_screening_kept(po
     assert [item.name for item in data.normals[:3]] == ["n0", "n1", "n2"]
     names = [item.name for item in data.pairs]
     assert len(names) == 6
+    assert [item.free for item in data.normals] == [False] * 3 + [True] * 6  # these samples name no parent
     assert refused not in names
     assert [item.synthetic for item in data.pairs] == [False] + [True] * 5
     assert set(data.digests) == {"real_normals", "synthetic_normals", "real_pairs", "pairs_perlin/scratch"}

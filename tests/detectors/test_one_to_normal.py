@@ -293,15 +293,6 @@ def test_the_presets_differ_in_every_switch_and_a_switch_overrides_its_preset() 
     assert switches(spec("best", steps=None, guidance=None, strengths=None, second_pass=False)).second_pass is False
 
 
-def test_the_paper_preset_names_what_it_filled_in(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="anosynth.detectors"):
-        fitted(branches=["normal"])
-    lines = [record.message for record in caplog.records if "paper preset" in record.message]
-    assert len(lines) >= 10
-    for word in ("fusion", "SSIM selection", "sampler", "prompts", "bank", "maps"):
-        assert any(word in line for line in lines), word
-
-
 def test_bad_input_ends_in_one_sentence() -> None:
     built = fitted(branches=["normal"])
     image = queries()[0][1]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -98,10 +100,24 @@ def test_one_image_is_enough_and_none_is_not(features: LiteFeatures) -> None:
     itself, other = detector.predict([("a", only[0].image), ("b", planted("cast_metal", "hole", "test", 1)[0].image)])
     assert itself.score == pytest.approx(0.0, abs=1e-3)
     assert other.score > 1.0
-    with pytest.raises(DataError, match="PaDiM needs normal images"):
+    with pytest.raises(DataError, match=r"PaDiM needs normal images and was given none;.* real_normals"):
         detector.fit((), ())
     with pytest.raises(RuntimeError, match="fit or load"):
         next(padim(features).predict([]), None) or padim(features)._filled()
+
+
+def test_samples_that_vary_no_real_image_are_passed_over(features: LiteFeatures) -> None:
+    real, made = planted("cast_metal", None, "train", 3), as_synthetic(planted("leather", None, "pool", 2))
+    free = tuple(replace(one, free=True) for one in made)
+    fits = []
+    for normals in (real, (*real, *free), (*real, *made)):
+        detector = padim(features)
+        detector.fit(normals, ())
+        fits.append(detector._filled()["mean"])
+    np.testing.assert_array_equal(fits[0], fits[1])
+    assert np.abs(fits[0] - fits[2]).mean() > 0.01
+    with pytest.raises(DataError, match=r"given 2 free samples;.* real_normals"):
+        padim(features).fit(free, ())
 
 
 def test_saving_and_loading_changes_no_bit_and_other_settings_are_refused(features: LiteFeatures, tmp_path) -> None:
