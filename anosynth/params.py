@@ -337,7 +337,11 @@ class PretrainedBackbone(Section):
     """A Stable-Diffusion-1.x-shaped folder in diffusers format, safetensors only."""
 
     kind: Literal["pretrained"]
-    path: str = Field(min_length=1, description="local folder (relative to --root), or hub id where a network is there")
+    path: str = Field(
+        min_length=1,
+        description="local folder (relative to --root), or hub id where a network is there; new weights under an old "
+        "path are seen by dvc repro --force alone",
+    )
 
 
 class EmbeddedBackbone(Section):
