@@ -97,6 +97,26 @@ def test_dvc_shows_metrics_and_plots(reproduced: Path) -> None:
     assert plots.code == 0, plots.said
 
 
+def test_another_team_pulls_one_pool_of_a_tagged_version(reproduced: Path, tmp_path: Path) -> None:
+    ours, theirs, pool = tmp_path / "ours", tmp_path / "theirs", "data/pairs/washer/scratch/perlin"
+    shutil.copytree(reproduced, ours)
+    assert run(["-m", "dvc", "remote", "add", "--default", "team", str(tmp_path / "remote")], ours).code == 0
+    person = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+    for command in (["add", "--all"], [*person, "commit", "--quiet", "-m", "data v1"], ["tag", "data-v1"]):
+        subprocess.run(["git", *command], cwd=ours, check=True)
+    pushed = run(["-m", "dvc", "push"], ours)
+    assert pushed.code == 0, pushed.said
+    subprocess.run(["git", "clone", "--quiet", "--branch", "data-v1", str(ours), str(theirs)], check=True)
+    pulled = run(["-m", "dvc", "pull", pool], theirs)
+    assert pulled.code == 0, pulled.said
+    files = {path.name: path.read_bytes() for path in (theirs / pool).iterdir()}
+    assert files == {path.name: path.read_bytes() for path in (reproduced / pool).iterdir()}
+    assert len(files) == 3
+    got = run(["-m", "dvc", "get", str(ours), pool, "--rev", "data-v1", "--out", str(tmp_path / "got")], tmp_path)
+    assert got.code == 0, got.said
+    assert {path.name: path.read_bytes() for path in (tmp_path / "got").iterdir()} == files
+
+
 def test_one_changed_detector_parameter_reruns_only_what_depends_on_it(flowed: Path) -> None:
     params = toy_params()
     params["detectors"]["unet"]["steps"] += 1  # type: ignore[index]
