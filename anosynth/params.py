@@ -126,7 +126,7 @@ class GridParams(Section):
 
 
 class ObjectParams(Section):
-    """What a category is called outside: in prompts and on disk."""
+    """What a category is called in prompts and on disk, and what may be done to a part or defect of it that leaves it one."""
 
     name: str = Field(min_length=1, max_length=80, description='as said in a prompt, for example "steel washer"')
     folder: str | None = Field(None, description="the category's folder or name in the source; default: the slug")
@@ -437,17 +437,24 @@ class SelectShotsParams(Section):
 
 
 class PersonalizeNormalsParams(Section):
-    """LoRA on the k normal shots with prior preservation (One-to-Normal, section 2)."""
+    """The anomaly-free generator: a LoRA, or the whole U-Net, on the k normal shots (One-to-Normal, section 2)."""
 
     target_layers: TargetLayers = Field(
         "attention",
         description="what the adapter changes: attention, its projections (the public recipe); blocks, feed-forward "
-        "layers and convolutions of the residual blocks too, without which a small backbone hardly learns a shape; "
+        "layers, the projections around attention and the convolutions of the residual blocks too, without which a small "
+        "backbone hardly learns a shape; "
         "unet, every parameter, and no LoRA (presumably the paper's own choice)",
     )
     rank: int = Field(16, ge=1, le=512, description="of a LoRA")
     alpha: float = Field(16.0, gt=0.0, description="of a LoRA, whose update is scaled by alpha / rank")
-    lr: float = Field(1e-4, gt=0.0, lt=1.0, description="the public DreamBooth-LoRA recipe's 1e-4")
+    lr: float = Field(
+        1e-4,
+        gt=0.0,
+        lt=1.0,
+        description="constant unless falling; 1e-4 is the public "
+        "DreamBooth-LoRA recipe's (the embedded backbone: 3e-3 by blocks, 1e-3 by unet, docs/backbone.md)",
+    )
     steps: int = Field(ge=1, description="One-to-Normal states none; DreamBooth: 400 for k <= 2, else 800")
     batch_size: int = Field(4, ge=1, description="shots per step; as many prior images come on top")
     views: int = Field(
