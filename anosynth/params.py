@@ -126,7 +126,7 @@ class GridParams(Section):
 
 
 class ObjectParams(Section):
-    """What a category is called in prompts and on disk, and what may be done to a part or defect of it that leaves it one."""
+    """What a category is called in prompts and on disk, and what leaves its parts normal and its defects defects."""
 
     name: str = Field(min_length=1, max_length=80, description='as said in a prompt, for example "steel washer"')
     folder: str | None = Field(None, description="the category's folder or name in the source; default: the slug")
@@ -442,9 +442,8 @@ class PersonalizeNormalsParams(Section):
     target_layers: TargetLayers = Field(
         "attention",
         description="what the adapter changes: attention, its projections (the public recipe); blocks, feed-forward "
-        "layers, the projections around attention and the convolutions of the residual blocks too, without which a small "
-        "backbone hardly learns a shape; "
-        "unet, every parameter, and no LoRA (presumably the paper's own choice)",
+        "layers, the projections around attention and the convolutions of the residual blocks too, without which a "
+        "small backbone hardly learns a shape; unet, every parameter, and no LoRA (presumably the paper's own choice)",
     )
     rank: int = Field(16, ge=1, le=512, description="of a LoRA")
     alpha: float = Field(16.0, gt=0.0, description="of a LoRA, whose update is scaled by alpha / rank")
