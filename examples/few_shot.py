@@ -126,10 +126,12 @@ CONTENDERS: Mapping[str, Contender] = {
 EXTRAS: Mapping[str, Contender] = {
     "one_to_normal_15": _one_to_normal(_LONG),
     "one_to_normal_personalized_15": _one_to_normal({"branches": ["personalized"], **_LONG}),
+    "one_to_normal_paper_15": _one_to_normal({"preset": "paper"}),
     **{f"one_to_normal_no_{name}": _one_to_normal(changes) for name, changes in _OFF.items()},
     **{f"one_to_normal_plus_{name}": _one_to_normal(changes) for name, changes in _ON.items()},
 }
-"""Asked for by name: twins in 15 evaluations of DDIM in place of 6, and `best` with one switch changed."""
+"""Asked for by name: twins in 15 evaluations of DDIM in place of 6 (`paper` with its own guidance of 3, which doubles
+them), and `best` with one extra changed."""
 EVERY: Mapping[str, Contender] = {**CONTENDERS, **EXTRAS}
 
 
