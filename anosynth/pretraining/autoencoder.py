@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -13,8 +12,7 @@ from anosynth.diffusion.autoencoder import UnshuffleAutoencoder
 from anosynth.diffusion.objective import reconstruction_loss
 from anosynth.pretraining.corpus import Corpus
 from anosynth.pretraining.recipe import AutoencoderRecipe
-from anosynth.pretraining.replicas import Replicas
-from anosynth.pretraining.state import StepSchedule, TrainingState
+from anosynth.pretraining.state import StepReport, TrainingState, follow_steps
 from anosynth.seeding import numpy_rng, seed_for, torch_generator
 
 
@@ -58,17 +56,17 @@ def start(recipe: AutoencoderRecipe, *, seed: int, device: str) -> TrainingState
 
 def train(
     state: TrainingState, corpus: Corpus, recipe: AutoencoderRecipe, *, seed: int, device: str, threads: int
-) -> Iterator[dict[str, float]]:
+) -> Iterator[StepReport]:
     """Take steps until `recipe.steps`; the caller may stop, save or export between any two.
 
     Every step draws its batch and its noise from its own number, so a resumed run repeats an unbroken one.
 
     Yields:
-        after each step: step, loss, psnr_db of the batch, lr, wall_s of the step.
+        after each step: loss and psnr_db of the batch.
     """
     state.network.train()
 
-    def loss_of(network: nn.Module, part: int) -> tuple[Tensor, tuple[float, float]]:
+    def loss_of(network: nn.Module, part: int) -> tuple[Tensor, dict[str, Tensor]]:
         assert isinstance(network, UnshuffleAutoencoder)
         rng = numpy_rng(seed, "pretrain_autoencoder", "batch", state.step, part)
         pixels = crops(corpus, rng, count=recipe.batch_size // threads, size_px=recipe.crop_px)
@@ -77,46 +75,12 @@ def train(
         with torch.autocast(device, torch.bfloat16):
             output = network.decode(network.encode(pixels).latent_dist.sample(generator)).sample.float()
         loss = reconstruction_loss(output, pixels, ssim_weight=recipe.ssim_weight)
-        return loss, (float(loss.detach()), psnr_of(output.detach(), pixels))
+        return loss, {"loss": loss.detach(), "psnr_db": psnr_of(output.detach(), pixels)}
 
     return follow_steps(state, loss_of, recipe.schedule(), threads=threads, ema_decay=recipe.ema_decay)
 
 
-def psnr_of(output: Tensor, target: Tensor) -> float:
-    """Mean over a batch of the peak signal-to-noise ratio in dB, both [B, 3, H, W] in [-1, 1]."""
+def psnr_of(output: Tensor, target: Tensor) -> Tensor:
+    """Mean over a batch of the peak signal-to-noise ratio in dB, both [B, 3, H, W] in [-1, 1]; a scalar."""
     error = ((output - target) / 2).square().mean(dim=(1, 2, 3))
-    return float((-10 * torch.log10(error + 1e-8)).mean())
-
-
-def follow_steps(
-    state: TrainingState,
-    loss_of: Callable[[nn.Module, int], tuple[Tensor, tuple[float, float]]],
-    schedule: StepSchedule,
-    *,
-    threads: int,
-    ema_decay: float,
-) -> Iterator[dict[str, float]]:
-    """Take steps until `schedule.steps`.
-
-    Args:
-        state: what is trained.
-        loss_of: (network, part number) -> (loss, (loss, PSNR in dB)).
-        schedule: steps and rates.
-        threads: parts of a batch.
-        ema_decay: of the moving average.
-
-    Yields:
-        after each step: step, loss, psnr_db of the batch, lr, wall_s.
-    """
-    replicas = Replicas(state.network, count=threads)
-    while state.step < schedule.steps:
-        began = time.perf_counter()
-        reports = replicas.backward(loss_of)
-        lr = state.update(schedule, ema_decay=ema_decay)
-        yield {
-            "step": state.step,
-            "loss": round(sum(loss for loss, _ in reports) / threads, 5),
-            "psnr_db": round(sum(psnr for _, psnr in reports) / threads, 2),
-            "lr": lr,
-            "wall_s": round(time.perf_counter() - began, 3),
-        }
+    return (-10 * torch.log10(error + 1e-8)).mean()

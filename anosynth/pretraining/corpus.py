@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from anosynth.pretraining.materials import MATERIALS
 from anosynth.pretraining.rendering import DAMAGE, OBJECTS, render
 from anosynth.seeding import numpy_rng
 
-ALGORITHM = 1
+ALGORITHM = 2
+"""2: a damage that is named can be seen, and brass is called brass. The shipped weights were trained on 1."""
 
 PIECE_ROWS = 400
 """Pictures per file; one piece is the unit of resuming."""
@@ -90,6 +92,37 @@ def render_pieces(spec: CorpusSpec, folder: Path, *, part: int = 0, parts: int =
             np.save(file, np.stack([image for image, _, _ in rows]))
         temporary.rename(target)
         yield piece
+
+
+def render_corpus(spec: CorpusSpec, folder: Path, *, processes: int) -> None:
+    """Render all pieces of `folder` that are missing, several at a time; the files do not depend on how many.
+
+    Other processes are started afresh, so the calling module must be safe to import. One that fails only says so: what
+    it leaves is rendered here in the end.
+    """
+    missing = sum(not (folder / f"{piece:04d}.npy").exists() for piece in range(spec.num_pieces))
+    processes = max(1, min(processes, missing))
+    context = multiprocessing.get_context("spawn")
+    others = [
+        context.Process(target=_render_part, args=(spec, folder, part, processes), daemon=True)
+        for part in range(1, processes)
+    ]
+    for other in others:
+        other.start()
+    for _ in render_pieces(spec, folder, part=0, parts=processes):
+        pass
+    for other in others:
+        other.join()
+    for _ in render_pieces(spec, folder):
+        pass
+
+
+def _render_part(spec: CorpusSpec, folder: Path, part: int, parts: int) -> None:
+    """Work of another process; ends after its piece if the process that started it was killed."""
+    parent = multiprocessing.parent_process()
+    for _ in render_pieces(spec, folder, part=part, parts=parts):
+        if parent is not None and not parent.is_alive():
+            return
 
 
 @dataclass(frozen=True)

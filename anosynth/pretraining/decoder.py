@@ -20,10 +20,10 @@ from anosynth.diffusion.schedule import NoiseSchedule
 from anosynth.diffusion.solver import SamplerSettings, renoise, solve
 from anosynth.diffusion.text import TextEmbedding
 from anosynth.features.lite import open_network
-from anosynth.pretraining.autoencoder import crops, follow_steps, psnr_of
+from anosynth.pretraining.autoencoder import crops, psnr_of
 from anosynth.pretraining.corpus import Corpus
 from anosynth.pretraining.recipe import DecoderRecipe
-from anosynth.pretraining.state import TrainingState
+from anosynth.pretraining.state import StepReport, TrainingState, follow_steps
 from anosynth.seeding import numpy_rng, seed_for, torch_generator
 
 BORDER_CELLS = 2
@@ -80,7 +80,7 @@ def train(
     seed: int,
     device: str,
     threads: int,
-) -> Iterator[dict[str, float]]:
+) -> Iterator[StepReport]:
     """Take steps until `recipe.steps`; the caller may stop, save or export between any two.
 
     A share of every batch are windows cut out of the latents of larger crops, lifted to a random noise level and drawn
@@ -99,7 +99,7 @@ def train(
         threads: parts of a batch.
 
     Yields:
-        after each step: step, loss, psnr_db of the batch, lr, wall_s.
+        after each step: loss and psnr_db of the batch.
     """
     vae.eval()
     unet.eval().requires_grad_(False)
@@ -110,7 +110,7 @@ def train(
     count = recipe.batch_size // threads
     num_redrawn = round(count * recipe.redrawn_ratio)
 
-    def loss_of(decoder: nn.Module, part: int) -> tuple[Tensor, tuple[float, float]]:
+    def loss_of(decoder: nn.Module, part: int) -> tuple[Tensor, dict[str, Tensor]]:
         rng = numpy_rng(seed, "pretrain_decoder", "batch", state.step, part)
         generator = torch_generator(seed_for(seed, "pretrain_decoder", "noise", state.step, part))
         with torch.no_grad(), torch.autocast(device, torch.bfloat16):
@@ -136,6 +136,6 @@ def train(
             output = decoder(torch.cat(latents)).float()
             seen = perceptual_loss(judge, output, target)
         loss = reconstruction_loss(output, target, ssim_weight=recipe.ssim_weight) + recipe.perceptual_weight * seen
-        return loss, (float(loss.detach()), psnr_of(output.detach(), target))
+        return loss, {"loss": loss.detach(), "psnr_db": psnr_of(output.detach(), target)}
 
     return follow_steps(state, loss_of, recipe.schedule(), threads=threads, ema_decay=recipe.ema_decay)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +22,7 @@ from anosynth.diffusion.text import TextEmbedding, TextEncoder
 from anosynth.fingerprint import digest_value
 from anosynth.pretraining.corpus import Corpus
 from anosynth.pretraining.recipe import DenoiserRecipe
-from anosynth.pretraining.replicas import Replicas
-from anosynth.pretraining.state import TrainingState
+from anosynth.pretraining.state import StepReport, TrainingState, follow_steps
 from anosynth.seeding import numpy_rng, seed_for, torch_generator
 
 IMAGES_AT_ONCE = 16
@@ -172,25 +170,24 @@ def draw_batch(corpus: LatentCorpus, rng: np.random.Generator, *, count: int, si
 
 def train(
     state: TrainingState, corpus: LatentCorpus, recipe: DenoiserRecipe, *, seed: int, device: str, threads: int
-) -> Iterator[dict[str, float]]:
+) -> Iterator[StepReport]:
     """Take steps until `recipe.steps`; the caller may stop, save or export between any two.
 
     Every step draws batch, noise and timesteps from its own number, so a resumed run repeats an unbroken one. A share
     of the steps sees twice as many windows of half the size: half the cost, and the network learns other sizes.
 
     Yields:
-        after each step: step, loss (weighted), mse (plain, of the velocity), lr, wall_s.
+        after each step: loss (weighted) and mse (plain, of the velocity).
     """
     state.network.train()
     assert isinstance(state.network, UNet2DConditionModel)
     # At latent sizes like these plain products beat the fused kernel on a CPU, 1.3 to 1.4 times per step.
     state.network.set_attn_processor(AttnProcessor() if device == "cpu" else AttnProcessor2_0())
-    replicas = Replicas(state.network, count=threads)
     schedule = NoiseSchedule.from_config(SCHEDULE, name="embedded schedule")
     states, mask = corpus.text.states, corpus.text.mask
     assert mask is not None
 
-    def loss_of(network: nn.Module, part: int) -> tuple[Tensor, tuple[float, float]]:
+    def loss_of(network: nn.Module, part: int) -> tuple[Tensor, dict[str, Tensor]]:
         half = numpy_rng(seed, "pretrain_denoiser", "size", state.step).random() < recipe.half_size_ratio
         size = recipe.size_px // LATENT_STRIDE // (2 if half else 1)
         count = recipe.batch_size // threads * (2 if half else 1)
@@ -213,17 +210,6 @@ def train(
             )[0]
         error = (output.float() - target).square().mean(dim=(1, 2, 3))
         loss = (weight * error).mean()
-        return loss, (float(loss.detach()), float(error.detach().mean()))
+        return loss, {"loss": loss.detach(), "mse": error.detach().mean()}
 
-    schedule_of_steps = recipe.schedule()
-    while state.step < schedule_of_steps.steps:
-        began = time.perf_counter()
-        reports = replicas.backward(loss_of)
-        lr = state.update(schedule_of_steps, ema_decay=recipe.ema_decay)
-        yield {
-            "step": state.step,
-            "loss": round(sum(loss for loss, _ in reports) / threads, 5),
-            "mse": round(sum(error for _, error in reports) / threads, 5),
-            "lr": lr,
-            "wall_s": round(time.perf_counter() - began, 3),
-        }
+    return follow_steps(state, loss_of, recipe.schedule(), threads=threads, ema_decay=recipe.ema_decay)

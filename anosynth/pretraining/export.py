@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
 from pathlib import Path
 
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import nn
 
 from anosynth.diffusion.autoencoder import UnshuffleAutoencoder
 from anosynth.diffusion.embedded import write_embedded
@@ -16,13 +18,18 @@ from anosynth.pretraining.recipe import Recipe
 from anosynth.pretraining.state import TrainingState
 
 
+def averaged(state: TrainingState) -> nn.Module:
+    """A copy of a network in training that has the moving average for weights."""
+    network = copy.deepcopy(state.network)
+    network.load_state_dict(state.ema_network_state())
+    return network
+
+
 def averaged_unet(state: TrainingState) -> UNet2DConditionModel:
     """A U-Net of its own with the moving average of one in training."""
-    unet = state.network
+    unet = averaged(state)
     assert isinstance(unet, UNet2DConditionModel)
-    averaged = UNet2DConditionModel.from_config(unet.config)
-    averaged.load_state_dict(state.ema_network_state())
-    return averaged
+    return unet
 
 
 def export(

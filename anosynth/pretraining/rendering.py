@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -159,6 +160,40 @@ DAMAGE_WORDS: Mapping[str, tuple[str, ...]] = {
 }
 
 
+SEEN = 0.06
+"""Least change of a display value in [0, 1] that counts as seen, before lens and sensor."""
+SEEN_SHARE = 0.002
+"""Least share of the frame that a damage must be seen in: 51 px of 160 x 160."""
+TRIES = 12
+
+
+def _shaded(
+    light: np.random.Generator, surface: Surface, damage: str | None, *, inside: NDArray[np.bool_] | None = None
+) -> tuple[Picture, str | None]:
+    """A surface under a light, damaged until the damage can be seen, or not at all.
+
+    Args:
+        light: source of the light; draws the same with a damage as without.
+        surface: sound.
+        damage: a key of `DAMAGE`, or None.
+        inside: where the surface is in view [n, n]; None is everywhere.
+
+    Returns:
+        (display values [n, n, 3], `damage`, or None if none of `TRIES` could be seen).
+    """
+    lit = copy.deepcopy(light)
+    sound = shade(light, surface)
+    if damage is None:
+        return sound, None
+    rng = np.random.Generator(np.random.PCG64(int(copy.deepcopy(lit).integers(2**63))))
+    for _ in range(TRIES):
+        hurt = shade(copy.deepcopy(lit), DAMAGE[damage](rng, surface))
+        seen = np.abs(np.clip(hurt, 0, 1) - np.clip(sound, 0, 1)).max(axis=2) > SEEN
+        if np.mean(seen if inside is None else seen & inside) >= SEEN_SHARE:
+            return hurt, damage
+    return sound, None
+
+
 # ---- objects -----------------------------------------------------------------------------------------------------
 
 
@@ -301,7 +336,6 @@ _STUFF_WORDS = {
     "worn_steel": "steel",
     "galvanized": "zinc",
     "rusty_iron": "rusty iron",
-    "hammered_copper": "copper",
     "marble": "marble",
     "ceramic_glaze": "glazed",
     "foam": "foam",
@@ -310,17 +344,21 @@ _STUFF_WORDS = {
 }
 
 
-def _object_scene(rng: np.random.Generator, n: int, kind: str, damage: str | None) -> tuple[Picture, str]:
-    """An object of some material lying on a plain or textured ground, with its shadow."""
+def _stuff_word(stuff: str, name: str) -> str:
+    """What an object of a material is called, given the name of the surface that was drawn."""
+    if stuff == "painted_sheet":
+        return name.split(" ")[0]
+    return name.split(" ")[-1] if stuff == "hammered_copper" else _STUFF_WORDS[stuff]
+
+
+def _object_scene(rng: np.random.Generator, n: int, kind: str, damage: str | None) -> tuple[Picture, str, str | None]:
+    """An object of some material lying on a plain or textured ground, with its shadow: (picture, name, damage seen)."""
     stuff = _OBJECT_STUFF[kind][int(rng.integers(len(_OBJECT_STUFF[kind])))]
     view = random_view(rng, n)
     shifted = replace(view, u=view.u + np.float32(rng.normal(0, 3)), v=view.v + np.float32(rng.normal(0, 3)))
     noun, inside, shape = OBJECTS[kind](rng, shifted)
     skin = MATERIALS[stuff](rng, random_view(rng, n))
-    word = skin.name.split(" ")[0] if stuff == "painted_sheet" else _STUFF_WORDS[stuff]
     top = replace(skin, height=(0.4 * skin.height + shape).astype(np.float32))
-    if damage:
-        top = DAMAGE[damage](rng, top)
     if rng.random() < 0.6:
         tone, color = paint(rng, ("white", "grey", "black", "blue", "green", "beige"))
         flat = spectrum_noise(rng, n, slope=rng.uniform(1.0, 2.0))
@@ -331,11 +369,11 @@ def _object_scene(rng: np.random.Generator, n: int, kind: str, damage: str | Non
     alpha = smoothstep(-0.6, 0.6, inside)
     shadow = gaussian_filter(np.roll(alpha, tuple(rng.integers(-6, 7, 2)), (0, 1)), rng.uniform(1.5, 5))
     light = np.random.Generator(np.random.PCG64(int(rng.integers(2**63))))
-    state = light.bit_generator.state
+    same_light = copy.deepcopy(light)
     back = shade(light, ground) * (1 - rng.uniform(0.3, 0.7) * shadow)[..., None]
-    light.bit_generator.state = state  # the same lamp on both
-    picture = back * (1 - alpha[..., None]) + shade(light, top) * alpha[..., None]
-    return picture, f"{word} {noun} on {ground.name}"
+    front, damage = _shaded(same_light, top, damage, inside=alpha > 0.5)
+    picture = back * (1 - alpha[..., None]) + front * alpha[..., None]
+    return picture, f"{_stuff_word(stuff, skin.name)} {noun} on {ground.name}", damage
 
 
 # ---- one picture -------------------------------------------------------------------------------------------------
@@ -362,16 +400,16 @@ def render(rng: np.random.Generator, n: int, *, subject: str, damage: str | None
         rng: source of everything random in it.
         n: side [px].
         subject: a key of `MATERIALS` or `OBJECTS`.
-        damage: a key of `DAMAGE`, or None for an undamaged subject.
+        damage: a key of `DAMAGE`, or None for an undamaged subject; one that would not be seen is left out of picture
+            and caption. But for the damage both pictures are the same.
 
     Returns:
         (picture uint8 [n, n, 3], caption).
     """
     if subject in OBJECTS:
-        picture, name = _object_scene(rng, n, subject, damage)
+        picture, name, damage = _object_scene(rng, n, subject, damage)
     else:
         surface = MATERIALS[subject](rng, random_view(rng, n))
-        if damage:
-            surface = DAMAGE[damage](rng, surface)
-        picture, name = shade(rng, surface), surface.name
+        picture, damage = _shaded(rng, surface, damage)
+        name = surface.name
     return photograph(rng, picture), caption(rng, name, damage)

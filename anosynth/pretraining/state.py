@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +14,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from anosynth.errors import TrainingError
+from anosynth.fingerprint import DIGEST_BYTES
+from anosynth.pretraining.replicas import Replicas
+
 CLIP_NORM = 1.0
+
+Origin = Mapping[str, object]
+"""What a stage is trained with: JSON values by name. A checkpoint of another origin is not continued."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,28 @@ class StepSchedule:
         rise = min(1.0, (step + 1) / self.warmup_steps)
         fall = min(1.0, max(self.steps - step, 0) / self.decay_steps)
         return self.peak * rise * (0.02 + 0.98 * fall)
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What is known of one step.
+
+    Attributes:
+        step: its number, from 1.
+        lr: learning rate.
+        wall_s: time of the step; on a GPU, until its work was queued.
+        measured: by name, one number of every part of the batch; left on the device until `row` asks for them.
+    """
+
+    step: int
+    lr: float
+    wall_s: float
+    measured: Mapping[str, tuple[Tensor, ...]]
+
+    def row(self) -> dict[str, float]:
+        """The step as a line of the log, means over the parts."""
+        means = {name: round(float(torch.stack(parts).mean()), 5) for name, parts in self.measured.items()}
+        return {"step": self.step, **means, "lr": self.lr, "wall_s": round(self.wall_s, 3)}
 
 
 @dataclass
@@ -84,19 +115,25 @@ class TrainingState:
         """The network's state with the moving average in place of the weights."""
         return {**self.network.state_dict(), **self.ema}
 
-    def save(self, path: Path) -> None:
-        """Write everything into one safetensors file, temporary name first."""
+    def save(self, path: Path, origin: Origin) -> None:
+        """Write everything into one safetensors file, temporary name first; `origin` and step go into its metadata."""
         tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
         tensors |= {f"ema.{name}": value for name, value in self.ema.items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"adam.{index}.{key}": torch.as_tensor(value) for key, value in moments.items()}
         temporary = path.with_suffix(".tmp")
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, {"step": str(self.step)})
+        facts = {"step": str(self.step), "origin": json.dumps(dict(origin), sort_keys=True)}
+        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, facts)
         temporary.rename(path)
 
-    def load(self, path: Path) -> None:
-        """Continue from a file that `save` wrote for the same network."""
+    def load(self, path: Path, origin: Origin) -> None:
+        """Continue from a file that `save` wrote for the same network and of the same origin.
+
+        Raises:
+            TrainingError: if the origin differs.
+        """
+        check_origin(path, origin)
         groups: dict[str, dict[str, Tensor]] = {"network": {}, "ema": {}, "adam": {}}
         with safe_open(path, framework="pt") as file:
             self.step = int(file.metadata()["step"])
@@ -118,7 +155,88 @@ class TrainingState:
         self.optimizer.load_state_dict({"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]})
 
 
+def follow_steps(
+    state: TrainingState,
+    loss_of: Callable[[nn.Module, int], tuple[Tensor, dict[str, Tensor]]],
+    schedule: StepSchedule,
+    *,
+    threads: int,
+    ema_decay: float,
+) -> Iterator[StepReport]:
+    """Take steps until `schedule.steps`.
+
+    Args:
+        state: what is trained.
+        loss_of: (network, part number) -> (loss, what is reported by name: detached scalars).
+        schedule: steps and rates.
+        threads: parts of a batch.
+        ema_decay: of the moving average.
+
+    Yields:
+        after each step what is known of it.
+    """
+    replicas = Replicas(state.network, count=threads)
+    while state.step < schedule.steps:
+        began = time.perf_counter()
+        reports = replicas.backward(loss_of)
+        lr = state.update(schedule, ema_decay=ema_decay)
+        measured = {name: tuple(report[name] for report in reports) for name in reports[0]}
+        yield StepReport(state.step, lr, time.perf_counter() - began, measured)
+
+
+def check_origin(path: Path, origin: Origin) -> None:
+    """Refuse a checkpoint that was trained with anything else; only what `origin` names is compared.
+
+    Raises:
+        TrainingError: naming the file, what differs, and how to go on or start anew.
+    """
+    with safe_open(path, framework="pt") as file:
+        kept = json.loads(file.metadata().get("origin", "{}"))
+    wanted = json.loads(json.dumps(dict(origin)))
+    differing = [
+        f"{name} was {kept.get(name, 'not recorded')} and is {value}"
+        for name, value in wanted.items()
+        if kept.get(name) != value
+    ]
+    if differing:
+        raise TrainingError(
+            f"{path} was trained with other values ({'; '.join(differing)}): put them back to go on with it, or remove "
+            "this file and those of the later stages to train them anew"
+        )
+
+
+def steps_taken(path: Path) -> int:
+    """Steps of the training that a checkpoint holds; 0 where there is none."""
+    if not path.exists():
+        return 0
+    with safe_open(path, framework="pt") as file:
+        return int(file.metadata()["step"])
+
+
+def digest_weights(tensors: Mapping[str, Tensor]) -> str:
+    """BLAKE2b-128 of names, types, shapes and bytes, 32 hexadecimal characters."""
+    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name};{value.dtype};{tuple(value.shape)};".encode())
+        digest.update(value.numpy().tobytes())
+    return digest.hexdigest()
+
+
 def append_log(path: Path, row: Mapping[str, object]) -> None:
     """One JSON object per line; a line is written whole."""
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
+
+
+def cut_log(path: Path, step: int) -> None:
+    """Drop the rows after `step`, which a resumed training writes again, and a last line that a full disk cut short."""
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            if json.loads(line)["step"] > step:
+                break
+        except ValueError:
+            break
+        kept.append(line + "\n")
+    path.write_text("".join(kept), encoding="utf-8")

@@ -1,6 +1,7 @@
 """The two training loops: every step repeats itself, parts of a batch add up, stopping changes nothing."""
 
 import copy
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from anosynth.diffusion.embedded import SCHEDULE
 from anosynth.diffusion.minilm import MiniLMTextEncoder
 from anosynth.diffusion.objective import perceptual_loss, reconstruction_loss
 from anosynth.diffusion.schedule import NoiseSchedule
-from anosynth.errors import ParamsError
+from anosynth.errors import ParamsError, TrainingError
 from anosynth.features.lite import open_network
 from anosynth.pretraining import autoencoder, decoder, denoiser
 from anosynth.pretraining.autoencoder import crops
@@ -24,13 +25,22 @@ from anosynth.pretraining.decoder import redrawn
 from anosynth.pretraining.denoiser import LatentCorpus, draw_batch, encode_pieces, open_latents, velocity_weight
 from anosynth.pretraining.recipe import AutoencoderRecipe, DecoderRecipe, DenoiserRecipe, load_recipe
 from anosynth.pretraining.replicas import Replicas
-from anosynth.pretraining.state import StepSchedule, TrainingState
+from anosynth.pretraining.state import (
+    StepReport,
+    StepSchedule,
+    TrainingState,
+    append_log,
+    cut_log,
+    digest_weights,
+    steps_taken,
+)
 
 VAE_RECIPE = AutoencoderRecipe(latent_channels=4, steps=6, decay_steps=2, batch_size=4, crop_px=32)
 UNET_RECIPE = DenoiserRecipe(
     channels=(32, 64), size_px=64, steps=4, decay_steps=2, batch_size=4, text_dropout=0.5, half_size_ratio=0.5
 )
 
+ORIGIN = {"seed": 1, "autoencoder.lr": 1e-3, "denoiser.channels": (32, 64)}
 DECODER_RECIPE = DecoderRecipe(steps=4, decay_steps=2, batch_size=4, crop_px=32, redrawn_ratio=0.5)
 
 
@@ -55,46 +65,97 @@ def latents(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> LatentC
     return open_latents(short, folder, MiniLMTextEncoder())
 
 
-def _vae_rows(state: TrainingState, corpus: Corpus) -> Iterator[dict[str, float]]:
+def _vae_rows(state: TrainingState, corpus: Corpus) -> Iterator[StepReport]:
     return autoencoder.train(state, corpus, VAE_RECIPE, seed=1, device="cpu", threads=2)
 
 
 def test_a_stopped_and_resumed_autoencoder_equals_an_unbroken_one(corpus: Corpus, tmp_path: Path) -> None:
     unbroken = autoencoder.start(VAE_RECIPE, seed=1, device="cpu")
-    losses = [row["loss"] for row in _vae_rows(unbroken, corpus)]
+    losses = [row.row()["loss"] for row in _vae_rows(unbroken, corpus)]
     first = autoencoder.start(VAE_RECIPE, seed=1, device="cpu")
     rows = _vae_rows(first, corpus)
-    begun = [next(rows)["loss"] for _ in range(3)]
-    first.save(tmp_path / "state.safetensors")
+    begun = [next(rows).row()["loss"] for _ in range(3)]
+    first.save(tmp_path / "state.safetensors", ORIGIN)
     second = autoencoder.start(VAE_RECIPE, seed=99, device="cpu")
-    second.load(tmp_path / "state.safetensors")
+    second.load(tmp_path / "state.safetensors", ORIGIN)
     assert second.step == 3
-    assert begun + [row["loss"] for row in _vae_rows(second, corpus)] == losses
+    assert begun + [row.row()["loss"] for row in _vae_rows(second, corpus)] == losses
     assert len(losses) == 6
     for name, value in unbroken.ema.items():
         assert torch.equal(value, second.ema[name]), name
+
+
+def test_a_checkpoint_of_another_origin_is_not_continued(tmp_path: Path) -> None:
+    def fresh() -> TrainingState:
+        with torch.random.fork_rng(devices=[]):
+            network = nn.Linear(2, 2)
+        return TrainingState(network, torch.optim.AdamW(network.parameters()))
+
+    path = tmp_path / "state.safetensors"
+    assert steps_taken(path) == 0
+    state = fresh()
+    state.step = 7
+    state.save(path, ORIGIN)
+    assert steps_taken(path) == 7
+    again = fresh()
+    again.load(path, ORIGIN)
+    assert again.step == 7
+    other = fresh()
+    with pytest.raises(TrainingError) as caught:
+        other.load(path, {**ORIGIN, "autoencoder.lr": 2e-3, "new": 1})
+    message = str(caught.value)
+    assert str(path) in message
+    assert "autoencoder.lr was 0.001 and is 0.002; new was not recorded and is 1" in message
+    assert "seed" not in message
+    assert other.step == 0
+
+
+def test_a_digest_of_weights_sees_names_values_and_shapes() -> None:
+    weights = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.zeros(2)}
+    same = {"b": torch.zeros(2), "a": torch.arange(6.0).reshape(3, 2).T.contiguous().T.reshape(2, 3)}
+    others = (
+        {**weights, "b": torch.tensor([0.0, 1e-7])},
+        {"c": weights["a"], "b": weights["b"]},
+        {**weights, "a": torch.arange(6.0)},
+        {**weights, "b": torch.zeros(2, dtype=torch.int32)},
+    )
+    assert digest_weights(same) == digest_weights(weights)
+    assert len({digest_weights(weights), *map(digest_weights, others)}) == 5
+
+
+def test_a_log_is_cut_behind_the_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    cut_log(path, 3)
+    assert path.read_text() == ""
+    for step in range(1, 6):
+        append_log(path, {"step": step})
+    path.write_text(path.read_text() + '{"st')
+    cut_log(path, 5)
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [{"step": step} for step in range(1, 6)]
+    cut_log(path, 3)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3}\n'
 
 
 def test_a_stopped_and_resumed_denoiser_equals_an_unbroken_one(latents: LatentCorpus, tmp_path: Path) -> None:
     def fresh(seed: int) -> TrainingState:
         return denoiser.start(UNET_RECIPE, latent_channels=4, text_width=384, seed=seed, device="cpu")
 
-    def rows(state: TrainingState) -> Iterator[dict[str, float]]:
+    def rows(state: TrainingState) -> Iterator[StepReport]:
         return denoiser.train(state, latents, UNET_RECIPE, seed=1, device="cpu", threads=1)
 
     unbroken = fresh(1)
-    losses = [row["loss"] for row in rows(unbroken)]
+    losses = [row.row()["loss"] for row in rows(unbroken)]
     first = fresh(1)
-    begun = next(rows(first))["loss"]
-    first.save(tmp_path / "state.safetensors")
+    begun = next(rows(first)).row()["loss"]
+    first.save(tmp_path / "state.safetensors", ORIGIN)
     second = fresh(2)
-    second.load(tmp_path / "state.safetensors")
-    assert [begun] + [row["loss"] for row in rows(second)] == losses
+    second.load(tmp_path / "state.safetensors", ORIGIN)
+    assert [begun] + [row.row()["loss"] for row in rows(second)] == losses
     assert len(losses) == 4
     assert all(torch.equal(value, second.ema[name]) for name, value in unbroken.ema.items())
 
 
-def _decoder_rows(vae: UnshuffleAutoencoder, state: TrainingState, corpus: Corpus) -> Iterator[dict[str, float]]:
+def _decoder_rows(vae: UnshuffleAutoencoder, state: TrainingState, corpus: Corpus) -> Iterator[StepReport]:
     unet = denoiser.start(UNET_RECIPE, latent_channels=4, text_width=384, seed=1, device="cpu").network
     assert isinstance(unet, UNet2DConditionModel)
     blank = MiniLMTextEncoder().embed([""])
@@ -111,13 +172,13 @@ def test_a_stopped_and_resumed_decoder_equals_an_unbroken_one_and_the_encoder_st
 
     vae, unbroken = fresh()
     before = copy.deepcopy(vae.state_dict())
-    losses = [row["loss"] for row in _decoder_rows(vae, unbroken, corpus)]
+    losses = [row.row()["loss"] for row in _decoder_rows(vae, unbroken, corpus)]
     other, first = fresh()
-    begun = next(_decoder_rows(other, first, corpus))["loss"]
-    first.save(tmp_path / "state.safetensors")
+    begun = next(_decoder_rows(other, first, corpus)).row()["loss"]
+    first.save(tmp_path / "state.safetensors", ORIGIN)
     other, second = fresh()
-    second.load(tmp_path / "state.safetensors")
-    assert [begun] + [row["loss"] for row in _decoder_rows(other, second, corpus)] == losses
+    second.load(tmp_path / "state.safetensors", ORIGIN)
+    assert [begun] + [row.row()["loss"] for row in _decoder_rows(other, second, corpus)] == losses
     assert len(losses) == 4
     assert all(torch.equal(value, second.ema[name]) for name, value in unbroken.ema.items())
     changed = {name.split(".")[0] for name, value in vae.state_dict().items() if not torch.equal(value, before[name])}
