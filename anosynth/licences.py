@@ -87,6 +87,11 @@ def check_licence(licence: str) -> None:
         )
 
 
+def forbids_commerce(licence: str) -> bool:
+    """Whether a licence, or one of those that were combined to it, is non-commercial (NC)."""
+    return any("NC" in _name(part).split("-") for part in licence.split(JOIN))
+
+
 def _name(licence: str) -> str:
     words = re.split(r"[\s\-_]+", licence.strip().upper())
     return "-".join(word for word in words if not re.fullmatch(r"V?\d+(\.\d+)+", word))

@@ -180,14 +180,22 @@ class MVTecSource(_RealSource):
 
     kind: Literal["mvtec"]
     normal: str = Field("good", min_length=1, description='folder of the normal images; BTAD calls it "ok"')
-    check_counts: bool = Field(False, description="true: the category must hold what MVTec AD was published with")
+    check_counts: bool = Field(
+        True,
+        description="a category called like one of MVTec AD's holds as many images as were published, or an error; "
+        "false: what is there",
+    )
 
 
 class VisASource(_RealSource):
     """VisA with its split_csv/1cls.csv."""
 
     kind: Literal["visa"]
-    check_counts: bool = Field(False, description="true: the object must hold what VisA was published with")
+    check_counts: bool = Field(
+        True,
+        description="an object called like one of VisA's has as many images as were published, or an error; false: "
+        "what is there",
+    )
 
 
 class FolderSource(_RealSource):

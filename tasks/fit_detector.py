@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from anosynth.detectors.build import build_detector, shaping_values, spec_for, used_by
-from anosynth.detectors.fits import ArmFits, Fits, fit_folder, keep, restore, write_fits
+from anosynth.detectors.fits import ArmFits, Fits, fit_folder, keep, restore, state_licence, write_fits
 from anosynth.fingerprint import digest_value
 from anosynth.layout import Layout
 from anosynth.params import (
@@ -95,6 +95,7 @@ def run(
                     built.save(place)
                     keep(store, fingerprint, place)
                     fitted += 1
+                state_licence(place, data.licence)
             fits[arm] = ArmFits(data.counts, data.digests, data.licence, fingerprints)
         spec = detector_spec.model_dump(mode="json")
         write_fits(Fits(category, detector, spec, fit_detector.normals, fits), folder)

@@ -313,6 +313,20 @@ def test_the_doctor_finds_wrong_parameters(project: Layout, capsys: pytest.Captu
     assert "PROBLEM  params.yaml" in out
 
 
+def test_pools_are_exported_as_an_mvtec_folder_with_their_manifest(
+    project: Layout, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    code, said, _ = _run(capsys, "export", "--format", "mvtec", "--root", project.root, out)
+    assert (code, said) == (0, f"6 normals and 12 pairs of washer written to {out}\n")
+    manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["licence"] == "CC0-1.0"
+    assert len(manifest["images"]) == len(list(out.glob("t*/*/*.png"))) == 18
+    assert len(list((out / "ground_truth" / "scratch").iterdir())) == 12
+    code, _, err = _run(capsys, "export", "--format", "mvtec", "--category", "cog", "--root", project.root, out)
+    assert (code, err) == (2, "anosynth: --category is 'cog'; it must be one of washer\n")
+
+
 def test_leaks_counts_what_published_rules_would_have_leaked(
     project: Layout, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,7 +13,7 @@ from anosynth.detectors.personalizer import TwinSource
 from anosynth.detectors.state import SETTINGS_FILE
 from anosynth.diffusion.adapters import Adapter
 from anosynth.diffusion.latent import backbone_identity, open_backbone
-from anosynth.errors import BackboneError
+from anosynth.errors import BackboneError, ParamsError
 from anosynth.features.aligned import build_aligned
 from anosynth.params import AlignedSpec, BackboneSpec, ComputeParams, OneToNormalSpec
 
@@ -38,6 +38,7 @@ def open_bundle(folder: Path, *, root: Path = Path(), cascade: tuple[float, floa
     Raises:
         BackboneError: if the folder holds no One-to-Normal bundle, or encoder or backbone are not those it was fitted
             with.
+        ParamsError: if a cascade is asked for and the detector has no branch that it could decide by.
     """
     path = folder / SETTINGS_FILE
     try:
@@ -46,7 +47,7 @@ def open_bundle(folder: Path, *, root: Path = Path(), cascade: tuple[float, floa
         if kind != "one_to_normal":
             raise BackboneError(f"{folder} holds a detector of kind {kind!r}; only one_to_normal can be served")
         opening = {name: settings[f"open_{name}"] for name in OPENED}
-        given = {**json.loads(settings["spec"]), "arms": ["bundle"], "cascade": cascade}
+        given = {**json.loads(settings["spec"]), "arms": ["bundle"]}
         spec = OneToNormalSpec.model_validate(given)
         aligned, backbone = _ALIGNED.validate_json(opening["aligned"]), _BACKBONE.validate_json(opening["backbone"])
         compute = ComputeParams.model_validate_json(opening["compute"])
@@ -56,6 +57,14 @@ def open_bundle(folder: Path, *, root: Path = Path(), cascade: tuple[float, floa
     except (ValueError, KeyError, TypeError, ValidationError) as error:
         reason = " ".join(str(error).split())
         raise BackboneError(f"{path} is damaged or of another version ({reason}); fit the detector again") from error
+
+    if cascade is not None:
+        if set(spec.branches) == {"personalized"}:
+            raise ParamsError(
+                f"{folder}: a cascade decides by S_N and S_text which queries get a twin, but this detector was fitted "
+                "with S_P alone (branches: personalized); leave --cascade out"
+            )
+        spec = OneToNormalSpec.model_validate({**given, "cascade": cascade})
 
     def no_adapter() -> Adapter:
         raise BackboneError(f"{folder} is a fitted bundle; it carries its own adapter")

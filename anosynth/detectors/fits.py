@@ -72,6 +72,16 @@ def keep(store: ShardStore, fingerprint: str, folder: Path) -> None:
         store.put_blob(_key(fingerprint, name), (folder / name).read_bytes())
 
 
+def state_licence(folder: Path, licence: str) -> None:
+    """Name in a saved detector the licence of its training images, so that it may travel alone.
+
+    It stands in detector.json beside the settings, which `state.read_state` compares; a detector without it opens too.
+    """
+    path = folder / SETTINGS_FILE
+    head = {**json.loads(path.read_text(encoding="utf-8")), "licence": licence}
+    path.write_text(json.dumps(head, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
 def write_fits(fits: Fits, folder: Path) -> None:
     """Write fit.json: what each arm was trained on."""
     value = {"version": VERSION, **asdict(fits)}

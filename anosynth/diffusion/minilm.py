@@ -49,8 +49,9 @@ def _check_files(folder: Path) -> None:
 class MiniLMTextEncoder:
     """Token states of an English sentence encoder, 384 numbers each, padding masked.
 
-    Fits the protocol `anosynth.diffusion.text.TextEncoder`. Every word can be spelt with its 30,522 word pieces, so no
-    prompt is unknown; `vfx` and `sks` are not single pieces here, so prompts describe instead of naming a rare token.
+    Fits the protocol `anosynth.diffusion.text.TextEncoder`. Words of Latin letters and digits can be spelt with its
+    30,522 word pieces; `①` or `螺母` cannot, and all such words would be one and the same unknown token, so they are
+    refused. `vfx` and `sks` are not single pieces here, so prompts describe instead of naming a rare token.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -101,8 +102,23 @@ class MiniLMTextEncoder:
         }
 
     def embed(self, prompts: Sequence[str]) -> TextEmbedding:
-        """Token states [B, 32, 384] and the mask [B, 32], True where a token is real; padded rows hold zeros."""
+        """Token states [B, 32, 384] and the mask [B, 32], True where a token is real; padded rows hold zeros.
+
+        Args:
+            prompts: "" is allowed: the unconditional prompt.
+
+        Raises:
+            BackboneError: if a piece of a prompt is unknown to the vocabulary.
+        """
         encodings = self.tokenizer.encode_batch(list(prompts))
+        unknown = self.tokenizer.token_to_id("[UNK]")
+        for prompt, encoding in zip(prompts, encodings, strict=True):
+            if unknown in encoding.ids:
+                start, stop = encoding.offsets[encoding.ids.index(unknown)]
+                raise BackboneError(
+                    f"the tokenizer of MiniLM does not know {prompt[start:stop]!r} in the prompt {prompt!r}; write the "
+                    "name in Latin letters and digits"
+                )
         device = self.model.device
         ids = torch.tensor([encoding.ids for encoding in encodings], device=device)
         mask = torch.tensor([encoding.attention_mask for encoding in encodings], device=device)

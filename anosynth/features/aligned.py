@@ -76,7 +76,7 @@ class AlignedFeatures(Protocol):
         """Describe sentences: float32 [P, E], rows of length 1.
 
         Raises:
-            BackboneError: if a prompt holds nothing that the tokenizer knows.
+            BackboneError: if a prompt holds nothing that the tokenizer knows, or something that it does not know.
         """
         ...
 
@@ -124,6 +124,7 @@ def class_prototypes(features: AlignedFeatures, name: str) -> NDArray[np.float32
 
     Raises:
         ParamsError: if the name holds no letter or digit.
+        BackboneError: if the tokenizer does not know it.
     """
     means = [features.embed_text(prompts(name)).mean(axis=0) for prompts in (normal_prompts, anomalous_prompts)]
     return np.asarray(normalize_rows(np.stack(means)), np.float32)

@@ -84,14 +84,14 @@ def open_clip_model(name: str, *, checkpoint: str) -> OpenedClip:
     pretrained = open_clip.get_pretrained_cfg(name, checkpoint) or {}
     quick_gelu = bool(config.get("quick_gelu", False))
     if pretrained and bool(pretrained.get("quick_gelu", False)) != quick_gelu:
-        other = name.removesuffix("-quickgelu") if quick_gelu else f"{name}-quickgelu"
+        other = _other_activation(name, quick_gelu=quick_gelu)
         raise ParamsError(f"aligned.model: the weights {checkpoint!r} were trained with the activation of {other}")
     path = _checkpoint_path(name, checkpoint, pretrained)
     with torch.random.fork_rng(devices=[]):  # initial weights are drawn from the global generator, and then replaced
         model = open_clip.CLIP(**config)
     _load_weights(model, path, name=name)
     if not pretrained:
-        _log.info("%s: the file %s does not say its activation; %s is used", name, path, _activation(quick_gelu))
+        _say_activation(name, path, quick_gelu=quick_gelu)
     return OpenedClip(
         name=name,
         model=model,
@@ -348,6 +348,31 @@ def _load_weights(model: open_clip.CLIP, path: Path, *, name: str) -> None:
                 f"{list(wanted[key].shape)}; give the name it belongs to"
             )
     model.load_state_dict({key: value.reshape(wanted[key].shape) for key, value in weights.items()})
+
+
+def _say_activation(name: str, path: Path, *, quick_gelu: bool) -> None:
+    """Log which activation a file's weights get; warn where open_clip lists weights of that size that need the other.
+
+    The weights themselves do not tell: they fit both.
+    """
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    others = [
+        tag for tag in tags if bool(open_clip.get_pretrained_cfg(name, tag).get("quick_gelu", False)) != quick_gelu
+    ]
+    said = f"{name}: the file {path} does not say its activation; {_activation(quick_gelu)} is used"
+    if others:
+        _log.warning(
+            "%s; if these are the weights of %s, set aligned.model to %s",
+            said,
+            " or ".join(others),
+            _other_activation(name, quick_gelu=quick_gelu),
+        )
+    else:
+        _log.info("%s", said)
+
+
+def _other_activation(name: str, *, quick_gelu: bool) -> str:
+    return name.removesuffix("-quickgelu") if quick_gelu else f"{name}-quickgelu"
 
 
 def _activation(quick_gelu: bool) -> str:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from anosynth.diffusion.minilm import MiniLMTextEncoder, package_folder
+from anosynth.errors import BackboneError
 from anosynth.features.lite import LEVELS, MICRO_BATCH, network_input, on_one_grid, open_network
 from anosynth.features.ridge_map import RidgeMap, fit_ridge_map, normalize_rows
 from anosynth.fingerprint import digest_file, digest_value
@@ -126,6 +127,9 @@ class LiteAligned:
 
     def embed_text(self, prompts: Sequence[str]) -> NDArray[np.float32]:
         """See `aligned.AlignedFeatures.embed_text`: sentence embeddings without the class names' mean."""
+        for prompt in prompts:
+            if not self._text.tokenizer.encode(prompt, add_special_tokens=False).ids:
+                raise BackboneError(f"the prompt {prompt!r} holds nothing that the tokenizer of MiniLM knows")
         return normalize_rows(sentence_embeddings(self._text, prompts) - self._map.text_mean)
 
     def _micro_batch(self, images: Sequence[NDArray[np.uint8]]) -> tuple[NDArray[np.float32], ...]:

@@ -43,7 +43,8 @@ class Count:
 def detect(detector: OneToNormal, images: Path, out: Path) -> Count:
     """Judge every image below a folder.
 
-    Writes one picture per query (query, twin, map of every branch, fused map) and, last, verdicts.csv.
+    Writes one picture per query (query, twin, map of every branch, fused map) and, last, verdicts.csv. Its column
+    `reason` says why a query was refused, and of a judged one what was converted to 8-bit RGB, if anything.
 
     Args:
         detector: loaded.
@@ -61,25 +62,28 @@ def detect(detector: OneToNormal, images: Path, out: Path) -> Count:
     out.mkdir(parents=True, exist_ok=True)
     kept: dict[str, NDArray[np.uint8]] = {}
     refused: dict[str, str] = {}
+    converted: dict[str, str] = {}
 
     def queries() -> Iterator[tuple[str, NDArray[np.uint8]]]:
         for path in files:
             name = path.relative_to(images).as_posix()
             try:
-                image = decode_image(path.read_bytes(), name=name).image
-                detector.check(name, image)
+                decoded = decode_image(path.read_bytes(), name=name)
+                detector.check(name, decoded.image)
             except DataError as error:
                 refused[name] = str(error)
                 continue
-            kept[name] = image
-            yield name, image
+            if decoded.converted_from:
+                converted[name] = f"converted from {decoded.converted_from} to 8-bit RGB"
+            kept[name] = decoded.image
+            yield name, decoded.image
 
     rows: list[dict[str, object]] = []
     for at, found in enumerate(detector.explain(queries())):
         name = found.prediction.id
         drawn = f"{at:05d}-{Path(name).stem}.png"
         _write(out / drawn, encode_png(explained(kept.pop(name), found), compress_level=6))
-        rows.append(_row(name, found, drawn))
+        rows.append({**_row(name, found, drawn), "reason": converted.get(name, "")})
     rows += [{"file": name, "verdict": "refused", "reason": reason} for name, reason in refused.items()]
     text = io.StringIO(newline="")
     table = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
@@ -130,7 +134,6 @@ def _row(name: str, found: Explanation, drawn: str) -> dict[str, object]:
         **{branch: f"{value:.6f}" for branch, value in found.scores.items()},
         "twin": "none" if found.twin is None else "drawn",
         "picture": drawn,
-        "reason": "",
     }
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import assert_never
 
 from anosynth.errors import DataError
+from anosynth.licences import forbids_commerce
 from anosynth.params import (
     AFIDSource,
     BrainMRISource,
@@ -32,11 +34,15 @@ from anosynth.sources.groups import read_groups, with_groups
 from anosynth.sources.items import SourceItem
 from anosynth.sources.published import afid, bmad, cifar10, digits, elpv, head_scans, industrial, ksdd, mnist
 
+logger = logging.getLogger(__name__)
+
 
 def open_source(
     spec: SourceSpec, *, category: str, obj: ObjectParams, defects: tuple[str, ...], root: Path, seed: int
 ) -> Iterator[SourceItem]:
     """Yield the images of one category of a source, normals before anomalous ones, in natural order.
+
+    A warning is logged where the licence of real images forbids commercial use, or nobody has stated one.
 
     Args:
         spec: section `source` of params.yaml.
@@ -63,6 +69,7 @@ def _items(
     if isinstance(spec, ProceduralSource):
         yield from procedural.items(spec, category=category, defects=defects, seed=seed)
         return
+    _say_licence(spec)
     base = data_folder(spec, root=root)
     found = _found(spec, category=category, obj=obj, defects=defects, base=base)
     if spec.groups is None:
@@ -70,6 +77,21 @@ def _items(
     else:
         file = base / spec.groups.replace("{category}", obj.folder or category)
         yield from with_groups(found, read_groups(file, root=base))
+
+
+def _say_licence(spec: RealSource) -> None:
+    if forbids_commerce(spec.licence):
+        logger.warning(
+            "%s is licensed %s: neither the images nor anything made from them may be used commercially",
+            spec.kind,
+            spec.licence,
+        )
+    elif spec.licence.endswith(("terms-not-stated", "terms-not-verified")):
+        logger.warning(
+            "%s has no licence that was stated or could be verified (%s): clear its use with its publisher",
+            spec.kind,
+            spec.licence,
+        )
 
 
 def _found(

@@ -45,6 +45,14 @@ def test_sentences_of_one_meaning_lie_closer_than_others(encoder: MiniLMTextEnco
     assert mean[0] @ mean[1] > mean[0] @ mean[2] + 0.2
 
 
+def test_a_prompt_with_an_unknown_piece_is_refused_and_the_empty_prompt_is_not(encoder: MiniLMTextEncoder) -> None:
+    assert encoder.embed(["", "a photo of Größe M8×20"]).mask.sum(dim=1)[0] == 2
+    names = ("①", "ᚠᚢ", "٣", "螺母")
+    for prompt, name in [(template.format(name), name) for name in names for template in ("{}", "a {} washer")]:
+        with pytest.raises(BackboneError, match=f"does not know '{name[0]}.*in the prompt '{prompt}'; write the name"):
+            encoder.embed(["a photo of a washer", prompt])
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes((package_folder() / "config.json").read_bytes())
     with pytest.raises(BackboneError, match=r"model\.safetensors is missing; reinstall"):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from skimage import data
 
+from anosynth.errors import BackboneError
 from anosynth.features.aligned import build_aligned, class_prototypes
 from anosynth.features.aligned_lite import CLASS_PROMPT, LiteAligned, sentence_embeddings
 from anosynth.features.lite import LiteFeatures, network_input, open_network
@@ -142,6 +143,15 @@ def test_prototypes_are_the_renormalized_means_of_both_ensembles(features: LiteA
         assert np.linalg.norm(row) == pytest.approx(1.0, abs=1e-5)
     intact, broken = features.embed_text(["an intact steel washer, as good as new", "a broken, cracked steel washer"])
     assert intact @ (prototypes[0] - prototypes[1]) > broken @ (prototypes[0] - prototypes[1])
+
+
+def test_names_and_prompts_that_the_tokenizer_does_not_know_are_refused(features: LiteAligned) -> None:
+    for prompt in ("", "  "):
+        with pytest.raises(BackboneError, match=f"the prompt '{prompt}' holds nothing"):
+            features.embed_text(["a washer", prompt])
+    for name in ("①", "ᚠᚢ", "٣"):
+        with pytest.raises(BackboneError, match=f"does not know '{name}' in the prompt '.*{name}.*'"):
+            class_prototypes(features, name)
 
 
 def test_the_spec_builds_it_and_its_identity_names_what_shapes_it(features: LiteAligned) -> None:

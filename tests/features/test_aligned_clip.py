@@ -1,5 +1,6 @@
 """Small open_clip models with seeded random weights: what is read from them must be what they compute."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -223,17 +224,37 @@ def test_without_a_network_a_tag_ends_in_one_sentence(monkeypatch: pytest.Monkey
         build("ViT-B-32-quickgelu", "openai")
 
 
-@pytest.fixture
-def tiny_registered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """A model small enough to be opened by name, known to open_clip for the time of a test."""
-    config = {
+def tiny_config(*, quick_gelu: bool) -> dict[str, object]:
+    return {
         "embed_dim": 24,
-        "quick_gelu": True,
+        "quick_gelu": quick_gelu,
         "vision_cfg": {"layers": LAYERS, "width": WIDTH, "head_width": 16, "patch_size": PATCH, "image_size": 42},
         "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2},
     }
-    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny-test", config)
+
+
+@pytest.fixture
+def tiny_registered(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A model small enough to be opened by name, known to open_clip for the time of a test."""
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny-test", tiny_config(quick_gelu=True))
     return "tiny-test"
+
+
+def test_a_file_that_may_need_the_other_activation_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file({key: value.contiguous() for key, value in small_model().state_dict().items()}, path)
+    for name in (TAGGED, f"{TAGGED}-quickgelu"):  # the names that tags are listed under, of a small model
+        config = tiny_config(quick_gelu=name != TAGGED)
+        monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, name, config)
+        with caplog.at_level(logging.INFO, logger="anosynth.features.aligned_clip"):
+            aligned_clip.open_clip_model(name, checkpoint=str(path))
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    assert "ViT-B-32: the file " in caplog.messages[0]
+    assert "GELU is used; if these are the weights of openai or " in caplog.messages[0]
+    assert caplog.messages[0].endswith("set aligned.model to ViT-B-32-quickgelu")
+    assert caplog.messages[1].endswith("QuickGELU is used")
 
 
 def test_a_checkpoint_gives_the_model_that_was_saved(tiny_registered: str, tmp_path: Path, images, features) -> None:

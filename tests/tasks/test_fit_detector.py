@@ -101,6 +101,8 @@ def test_fit_json_says_what_each_arm_was_trained_on(project: Path, capsys: pytes
     assert fits.arms["real"].counts == {"real_normals": 4, "real_pairs": 2}
     assert fits.arms["perlin"].counts == {"real_normals": 4, "real_pairs": 2, "pairs_perlin": 5}
     assert fits.arms["perlin"].licence == "CC0-1.0"
+    bundles = [data for name, data in files(project, "unet").items() if name.endswith("detector.json")]
+    assert [json.loads(data)["licence"] for data in bundles] == ["CC0-1.0"] * 2
     assert set(fits.arms["perlin"].digests) == {"real_normals", "real_pairs", "pairs_perlin/scratch"}
     fit(project, "patchcore", capsys)
     fits = read_fits(Layout(project).detector("washer", "patchcore"))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from anosynth.__main__ import main
 from anosynth.detectors.fits import read_fits
@@ -74,24 +76,30 @@ def test_a_folder_is_judged_with_a_table_and_a_picture_per_query(
         (folder / "below" / f"{at}.png").write_bytes(encode_png(images.image(record)))
     shot = next(record for record in images.records if record.role == "train" and record.defect is None)
     (folder / "shot.png").write_bytes(encode_png(images.image(shot)))
+    grey = images.image(test[0])[:, :, 0]
+    (folder / "grey.png").write_bytes(encode_png(grey))
+    Image.fromarray(grey.astype(np.uint16) * 257).save(folder / "deep.png")
+    Image.fromarray(np.dstack([images.image(test[0]), grey])).save(folder / "alpha.png")
     (folder / "torn.png").write_bytes(b"\x89PNG")
     (folder / "wide.png").write_bytes(encode_png(np.zeros((20, 90, 3), np.uint8)))
     bundle = Layout(measured).detector("washer", "one_to_normal") / "real-0"
     arguments = ["detect", "--bundle", str(bundle), "--images", str(folder), "--out", str(out)]
     assert main(arguments) == 1  # three were refused
-    assert "3 refused, 2 twins drawn" in capsys.readouterr().out
+    assert "3 refused, 5 twins drawn" in capsys.readouterr().out
     rows = {row["file"]: row for row in csv.DictReader((out / "verdicts.csv").open(encoding="utf-8"))}
-    assert set(rows) == {"below/0.png", "below/1.png", "shot.png", "torn.png", "wide.png"}
+    judged = {"below/0.png": "", "below/1.png": "", "grey.png": "grey", "deep.png": "16-bit", "alpha.png": "RGBA"}
+    assert set(rows) == {*judged, "shot.png", "torn.png", "wide.png"}
     for name, reason in (("shot", "one of the references"), ("torn", "not an image"), ("wide", "width over height")):
         assert rows[f"{name}.png"]["verdict"] == "refused"
         assert reason in rows[f"{name}.png"]["reason"]
-    for name in ("below/0.png", "below/1.png"):
+    for name, kind in judged.items():
         row = rows[name]
+        assert row["reason"] == (f"converted from {kind} to 8-bit RGB" if kind else "")
         assert row["verdict"] == ("anomalous" if float(row["score"]) > float(row["threshold"]) else "normal")
         picture = decode_image((out / row["picture"]).read_bytes(), name=row["picture"]).image
         assert picture.shape[1] > 5 * 160  # query, twin, two maps, fused map
         assert picture.std() > 10
-    assert sorted(path.suffix for path in out.iterdir()) == [".csv", ".png", ".png"]
+    assert sorted(path.suffix for path in out.iterdir()) == [".csv", *[".png"] * 5]
 
 
 def test_the_cascade_of_the_command_line_spares_twins(
@@ -106,6 +114,23 @@ def test_the_cascade_of_the_command_line_spares_twins(
     assert "0 twins drawn" in capsys.readouterr().out
     assert main([*arguments, "--cascade", "2", "1"]) == 2
     assert "a band is low before high" in capsys.readouterr().err
+
+
+def test_a_cascade_without_a_branch_to_decide_by_is_refused(
+    measured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fitted = Layout(measured).detector("washer", "one_to_normal") / "real-0"
+    bundle = Path(shutil.copytree(fitted, tmp_path / "alone"))
+    head = json.loads((bundle / "detector.json").read_text(encoding="utf-8"))
+    alone = {**json.loads(head["settings"]["spec"]), "branches": ["personalized"]}
+    head["settings"]["spec"] = json.dumps(alone, sort_keys=True)
+    (bundle / "detector.json").write_text(json.dumps(head), encoding="utf-8")
+    arguments = ["detect", "--bundle", str(bundle), "--images", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--cascade", "-1", "6"]) == 2
+    assert capsys.readouterr().err == (
+        f"anosynth: {bundle}: a cascade decides by S_N and S_text which queries get a twin, but this detector was "
+        "fitted with S_P alone (branches: personalized); leave --cascade out\n"
+    )
 
 
 def test_what_cannot_be_served_is_told_in_one_sentence(

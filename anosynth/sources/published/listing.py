@@ -1,8 +1,7 @@
-"""What every published data set has in common: counts that are checked, a licence said aloud, one order of items."""
+"""What every published data set has in common: counts that are checked, one order of items."""
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,8 +14,6 @@ from anosynth.params import ObjectParams, PublishedSource
 from anosynth.sources.defects import defect_folders
 from anosynth.sources.files import natural_key
 from anosynth.sources.items import PARTS, Part, SourceItem
-
-logger = logging.getLogger(__name__)
 
 TEST_SHARE = 0.25
 SPLIT_SEED = 42
@@ -136,7 +133,6 @@ def source_items(
     if spec.check_counts:
         found = ((one.part, one.label is not None) for one in listed)
         check_counts(found, expected, where=where, what=f"{spec.kind} ({category})")
-    say_licence(spec)
     ordered = sorted(listed, key=lambda one: (PARTS.index(one.part), natural_key(one.path)))
     labels = sorted({one.label for one in ordered if one.label is not None}, key=natural_key)
     taken = defect_folders(labels, category=category, obj=obj, defects=defects, where=where)
@@ -155,23 +151,6 @@ def source_items(
                     mask_path=one.mask_path,
                     image_level=defect is not None and one.read_mask is None,
                 )
-
-
-def say_licence(spec: PublishedSource) -> None:
-    """Log a warning where the licence forbids commercial use, or where nobody has stated one."""
-    words = spec.licence.upper().split("-")
-    if "NC" in words:
-        logger.warning(
-            "%s is licensed %s: neither the images nor anything made from them may be used commercially",
-            spec.kind,
-            spec.licence,
-        )
-    elif words[0] == "LICENSEREF":
-        logger.warning(
-            "%s has no licence that was stated or could be verified (%s): clear its use with its publisher",
-            spec.kind,
-            spec.licence,
-        )
 
 
 def by_item(items: Sequence[str]) -> frozenset[str]:

@@ -8,9 +8,9 @@ from typing import get_args
 import pytest
 
 from anosynth.params import PublishedSource
-from anosynth.sources.published import afid, bmad, cifar10, elpv, head_scans, ksdd
+from anosynth.sources.published import afid, bmad, cifar10, digits, elpv, head_scans, ksdd, mnist
 from anosynth.sources.published.industrial import MVTEC, VISA
-from anosynth.sources.published.listing import Counts
+from anosynth.sources.published.listing import Counts, published_test
 
 PAGE = Path(__file__).parents[3] / "docs" / "data-sets.md"
 
@@ -60,3 +60,11 @@ def total(table: dict[str, tuple[int, int, int]]) -> Counts:
 def test_the_counts_of_the_page_are_those_that_are_checked(kind: str, counts: Counts) -> None:
     val = f" (+ {counts.val} val)" if counts.val else ""
     assert rows()[kind][5] == f"{counts.train}{val} / {counts.test} + {counts.anomalous}"
+
+
+def test_the_counts_that_differ_by_class_are_the_means_of_those_that_are_checked() -> None:
+    assert rows()["mnist"][5] == f"about {sum(mnist.TRAIN) / 10:.0f} / {sum(mnist.TEST)} in all"
+    tests = [len(published_test(count)) for count in digits.IMAGES]
+    means = [sum(digits.IMAGES) - sum(tests), sum(tests), 9 * sum(digits.IMAGES)]
+    train, test, anomalous = (f"{total / 10:.0f}" for total in means)
+    assert rows()["digits"][5] == f"about {train} / {test} + {anomalous}"

@@ -29,7 +29,7 @@ from anosynth.sources.published.industrial import MVTEC, VISA
 from anosynth.sources.published.listing import Counts, by_item, check_counts, published_test
 from anosynth.sources.split import assign_roles
 from tests.sources.published.replicas import brain_mri, elpv, head_ct, read
-from tests.sources.test_readers import visa_rows, write_csv
+from tests.sources.test_readers import write_csv
 from tests.sources.trees import item, mvtec_tree, write
 
 AS_GIVEN = SplitParams.model_validate({"rule": "as_given", "val_ratio": 0.0, "held_out_group": None})
@@ -76,27 +76,36 @@ def test_a_wrong_count_says_what_was_found_and_what_was_published() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["toothbrush", "bottle"])
-def test_mvtec_counts_are_compared_when_asked_for(tmp_path: Path, name: str) -> None:
+def test_mvtec_counts_are_compared_where_the_name_is_a_published_one(tmp_path: Path) -> None:
     train, test, bad = MVTEC["toothbrush"]
-    mvtec_tree(tmp_path / "data", category=name, num_train=train, num_test=test, defects={"defective": bad})
-    spec = MVTecSource(kind="mvtec", root="data", licence="CC-BY-NC-SA-4.0", check_counts=True)
-    if name == "toothbrush":
-        assert len(read(spec, tmp_path, category=name)) == 60 + 12 + 30
-        return
+    spec = MVTecSource(kind="mvtec", root="data", licence="CC-BY-NC-SA-4.0")
+    for name in ("toothbrush", "bottle", "part"):
+        mvtec_tree(tmp_path / "data", category=name, num_train=train, num_test=test, defects={"defective": bad})
+    assert len(read(spec, tmp_path, category="toothbrush")) == 60 + 12 + 30
     with pytest.raises(DataError, match=r"60 normal train \(published: 209\), 12 normal test \(published: 20\), 30 an"):
-        read(spec, tmp_path, category=name)
-    assert len(read(spec.model_copy(update={"check_counts": False}), tmp_path, category=name)) == 102
-    mvtec_tree(tmp_path / "data", category="part")
-    with pytest.raises(DataError, match=r"no published counts for 'part'; there: bottle, cable"):
-        read(spec, tmp_path)
+        read(spec, tmp_path, category="bottle")
+    assert len(read(spec.model_copy(update={"check_counts": False}), tmp_path, category="bottle")) == 102
+    assert len(read(spec, tmp_path, category="part")) == 102
 
 
-def test_visa_counts_are_compared_when_asked_for(tmp_path: Path) -> None:
-    write_csv(tmp_path / "visa/split_csv/1cls.csv", visa_rows())
-    spec = VisASource(kind="visa", root="visa", licence="CC-BY-4.0", check_counts=True)
-    with pytest.raises(DataError, match=r"visa \(candle\) has 2 normal train \(published: 900\), 1 normal test"):
-        read(spec, tmp_path, category="candle")
+def test_visa_counts_are_compared_where_the_name_is_a_published_one(tmp_path: Path) -> None:
+    train, test, bad = VISA["cashew"]
+    listed = [("train", "normal")] * train + [("test", "normal")] * test + [("test", "anomaly")] * bad
+    spec = VisASource(kind="visa", root=".", licence="CC-BY-4.0")
+    pieces = {"cashew": listed, "fryum": listed[1:-1], "part": listed[:9]}
+    write_csv(
+        tmp_path / "split_csv/1cls.csv",
+        [
+            {"object": name, "split": split, "label": label, "image": f"{name}/{at:03d}.png", "mask": ""}
+            for name, rows in pieces.items()
+            for at, (split, label) in enumerate(rows)
+        ],
+    )
+    assert len(read(spec, tmp_path, category="cashew")) == 450 + 50 + 100
+    with pytest.raises(DataError, match=r"visa \(fryum\) has 449 normal train \(published: 450\), 99 anomalous \(publ"):
+        read(spec, tmp_path, category="fryum")
+    assert len(read(spec.model_copy(update={"check_counts": False}), tmp_path, category="fryum")) == 598
+    assert len(read(spec, tmp_path, category="part")) == 9
 
 
 def published_specs() -> dict[str, PublishedSource]:
@@ -125,13 +134,18 @@ def test_a_licence_that_forbids_commerce_or_is_unknown_is_said(
 ) -> None:
     elpv(tmp_path / "cells")
     brain_mri(tmp_path / "scans", no=4, yes=1)
+    mvtec_tree(tmp_path / "parts", category="part")
     with caplog.at_level(logging.WARNING):
         read(ELPVSource(kind="elpv", root="cells", check_counts=False), tmp_path)
         read(BrainMRISource(kind="brain_mri", root="scans", check_counts=False), tmp_path)
         read(BrainMRISource(kind="brain_mri", root="scans", check_counts=False, licence="CC0-1.0"), tmp_path)
+        for licence in ("CC BY NC SA 4.0", "CC-BY-4.0 AND CC-BY-NC-4.0", "CC-BY-4.0", "LicenseRef-our-own"):
+            read(MVTecSource(kind="mvtec", root="parts", licence=licence), tmp_path)
     assert [record.message.split(":")[0] for record in caplog.records] == [
         "elpv is licensed CC-BY-NC-SA-4.0",
         "brain_mri has no licence that was stated or could be verified (LicenseRef-BrainMRI-terms-not-verified)",
+        "mvtec is licensed CC BY NC SA 4.0",
+        "mvtec is licensed CC-BY-4.0 AND CC-BY-NC-4.0",
     ]
     assert "may be used commercially" in caplog.messages[0]
 
