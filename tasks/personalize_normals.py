@@ -1,7 +1,4 @@
-"""Train a category's anomaly-free generator: a LoRA, or a U-Net's difference, on its normal shots.
-
-One-to-Normal, Li et al. 2024.
-"""
+"""Train a category's anomaly-free generator: a LoRA, or a U-Net's difference, on its normal shots (Li et al. 2024)."""
 
 from __future__ import annotations
 
