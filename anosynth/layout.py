@@ -54,7 +54,7 @@ class Layout:
         return self.root / "data" / "shots" / category / "shots.lock.json"
 
     def normal_adapter(self, category: str) -> Path:
-        """Folder of the anomaly-free generator's LoRA."""
+        """Folder of the anomaly-free generator's adapter."""
         return self.root / "models" / "normal" / category
 
     def pair_adapter(self, category: str, defect: str, method: str) -> Path:

@@ -56,6 +56,9 @@ def _rows(path: str, model: Mapping[str, object], models: Mapping[str, Mapping[s
         named = entry.get("additionalProperties")
         deeper = _resolve(named, models) if isinstance(named, dict) else {}
         if "properties" in entry:
+            if "default" in entry:
+                meaning = f"{str(entry['description']).rstrip('.')}; if given, the rows below hold"
+                yield _row(f"{path}.{key}", {**entry, "description": meaning}, required=False)
             yield from _rows(f"{path}.{key}", entry, models)
         elif "properties" in deeper:
             yield _row(f"{path}.{key}", entry, required=key in required)
@@ -65,7 +68,8 @@ def _rows(path: str, model: Mapping[str, object], models: Mapping[str, Mapping[s
 
 
 def _row(path: str, entry: Mapping[str, object], *, required: bool) -> str:
-    default = "required" if required else f"`{_plain(entry.get('default', {}))}`"
+    empty: object = [] if entry.get("type") == "array" else {}
+    default = "required" if required else f"`{_plain(entry.get('default', empty))}`"
     meaning = _prose(str(entry.get("description", ""))).replace("|", "\\|")
     return f"| `{path}` | {_value(entry)} | {default} | {meaning} |"
 
@@ -84,7 +88,7 @@ def _value(entry: Mapping[str, object]) -> str:
     if "anyOf" in entry:
         assert isinstance(entry["anyOf"], list)
         return " or ".join(_value(one) for one in entry["anyOf"])
-    kind = str(entry.get("format", entry.get("type", "mapping")))
+    kind = "mapping" if "properties" in entry else str(entry.get("format", entry.get("type", "mapping")))
     if kind == "array":
         return _array(entry)
     if isinstance(entry.get("additionalProperties"), dict) or kind == "object":
@@ -131,6 +135,8 @@ def _plain(value: object) -> str:
         return "null"
     if isinstance(value, list | tuple):
         return f"[{', '.join(_plain(one) for one in value)}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {_plain(one)}' for key, one in value.items())}}}"
     return str(value)
 
 

@@ -15,8 +15,8 @@ from anosynth.fingerprint import digest_pixels
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-OTHERS = 320
-"""Three twins and a round trip of 48 queries and eight references, mirrored and spoiled ones too."""
+NUM_OTHERS = 320
+"""Three twins and a round trip of 48 queries and eight references, mirrored and spoiled ones too: 1.3 GB at 224 px."""
 
 
 class RememberedPatches:
@@ -62,15 +62,15 @@ class RememberedLevels:
     another.
     """
 
-    def __init__(self, features: AlignedFeatures, digests: frozenset[str], *, others: int = OTHERS) -> None:
-        """As `RememberedPatches`; 4 MB a picture at 224 px.
+    def __init__(self, features: AlignedFeatures, digests: frozenset[str], *, num_others: int = NUM_OTHERS) -> None:
+        """As `RememberedPatches`; 4 MB a picture at 224 px, so 320 of them are 1.3 GB.
 
         Args:
             features: describes.
             digests: of the pictures worth remembering.
-            others: how many other pictures are remembered, those described or asked for last.
+            num_others: how many other pictures are remembered, those described or asked for last; 0: none.
         """
-        self._features, self._digests, self._most = features, digests, others
+        self._features, self._digests, self._num_others = features, digests, num_others
         self._found: dict[str, tuple[NDArray[np.float32], ...]] = {}
         self._others: OrderedDict[str, tuple[NDArray[np.float32], ...]] = OrderedDict()
 
@@ -120,9 +120,9 @@ class RememberedLevels:
         found = tuple(level[0] for level in self._features.patch_levels([image]))
         if digest in self._digests:
             self._found[digest] = found
-        elif self._most:
+        elif self._num_others:
             self._others[digest] = found
-            while len(self._others) > self._most:
+            while len(self._others) > self._num_others:
                 self._others.popitem(last=False)
         return found
 

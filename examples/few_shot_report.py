@@ -13,9 +13,11 @@ from scipy import stats
 CONFIDENCE = 0.95
 METRICS = {"auroc": "AUROC", "ap": "AP", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
 BASES = ("patchcore", "patchcore_aligned")
-BEST = "one_to_normal_best"
-SWITCHED = ("one_to_normal_no_", "one_to_normal_plus_")
-LONG = "_15"
+BEST_PRESET = "one_to_normal_best"
+SWITCH_PREFIXES = ("one_to_normal_no_", "one_to_normal_plus_")
+"""How the names begin of detectors that differ from `BEST_PRESET` by one switch."""
+MORE_EVALUATIONS_SUFFIX = "_15"
+"""How the names end of detectors whose twins take 15 evaluations of DDIM in place of 6."""
 
 
 @dataclass(frozen=True)
@@ -216,12 +218,12 @@ def _comparisons(
 
 def _origin(detector: str) -> str:
     """The detector that a variant differs from by one switch or by its solver; any other is its own."""
-    if detector.startswith(SWITCHED):
-        return BEST
-    if not detector.endswith(LONG):
+    if detector.startswith(SWITCH_PREFIXES):
+        return BEST_PRESET
+    if not detector.endswith(MORE_EVALUATIONS_SUFFIX):
         return detector
-    branch = detector.removesuffix(LONG)
-    return BEST if branch == "one_to_normal" else branch
+    branch = detector.removesuffix(MORE_EVALUATIONS_SUFFIX)
+    return BEST_PRESET if branch == "one_to_normal" else branch
 
 
 def _mean(errors: Mapping[str, Mapping[Key, Mapping[int, float]]], sets: Sequence[str], key: Key) -> dict[int, float]:

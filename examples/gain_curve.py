@@ -17,10 +17,11 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -389,19 +390,27 @@ def read_arms(names: Sequence[str], settings: PoolSettings) -> list[Arm]:
     return arms
 
 
-def _share(*, above_zero: bool = False) -> Callable[[str], float]:
+def _share(text: str) -> float:
     """A type for argparse: numbers from 0 to 1."""
+    value = _number(text)
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share in [0, 1]")
+    return value
 
-    def read(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = -1.0
-        if not 0.0 <= value <= 1.0 or (above_zero and value == 0.0):
-            raise argparse.ArgumentTypeError(f"{text!r} is not a share in {'(' if above_zero else '['}0, 1]")
-        return value
 
-    return read
+def _share_above_zero(text: str) -> float:
+    """A type for argparse: numbers from 0, but not 0 itself, to 1."""
+    value = _number(text)
+    if not 0.0 < value <= 1.0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share in (0, 1]")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -423,10 +432,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=at_least(1), default=200, help="of the U-Net's training")
     parser.add_argument("--batch", type=at_least(1), default=8, help="images of a step of it")
     parser.add_argument("--unet-px", type=at_least(32, multiple_of=16), default=96, help="input of the U-Net")
-    parser.add_argument("--synthetic-ratio", type=_share(), default=0.5, help="share of synthetic pairs in a batch")
-    parser.add_argument(
-        "--synthetic-until", type=_share(above_zero=True), default=1.0, help="share of the steps with them"
-    )
+    parser.add_argument("--synthetic-ratio", type=_share, default=0.5, help="share of synthetic pairs in a batch")
+    parser.add_argument("--synthetic-until", type=_share_above_zero, default=1.0, help="share of the steps with them")
     parser.add_argument("--views", type=at_least(1), default=2, help="types: of every training image, up to 8")
     parser.add_argument("--encoder-px", type=at_least(64, multiple_of=32), default=160, help="types: encoder's input")
     parser.add_argument("--size-px", type=at_least(64, multiple_of=8), default=128, help="of the pictures")

@@ -1,4 +1,4 @@
-"""Train the anomaly-free generator of one category: a LoRA on its normal shots (One-to-Normal, Li et al. 2024)."""
+"""Train a category's anomaly-free generator: a LoRA, or a U-Net's difference, on its normal shots (Li et al. 2024)."""
 
 from __future__ import annotations
 

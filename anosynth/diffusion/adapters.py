@@ -168,13 +168,16 @@ def all_trainable(unet: UNet2DConditionModel) -> Iterator[tuple[dict[str, nn.Par
 def take_difference(
     unet: UNet2DConditionModel, before: Mapping[str, Tensor], *, backbone: str, facts: Mapping[str, object]
 ) -> Adapter:
-    """The difference of every parameter to what it was.
+    """The difference D of every parameter to what it was: formed in float64, rounded once, to float16.
 
     Args:
         unet: after training.
         before: its parameters before, by name.
         backbone: identity of the backbone as it was before.
         facts: how it was trained.
+
+    Returns:
+        An adapter with D, on the CPU, of rank and alpha 0 and the targets `EVERYTHING`.
     """
     tensors = {
         f"{name}{_DELTA}": (value.detach().double() - before[name].double()).half().cpu().contiguous()

@@ -2,7 +2,7 @@
 
 A small autoencoder leaves its grain on every picture. What is drawn of one object needs no decoder for all the world: a
 few steps on a handful of shots give it that object's surface back. Encoder and U-Net stay as they are, so latents and
-LoRA stay valid. Beyond the papers, and off unless asked for: Stable Diffusion's decoder is large and draws well.
+adapters stay valid. Beyond the papers, and off unless asked for: Stable Diffusion's decoder is large and draws well.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def decoding(backbone: LatentDiffusion, weights: Mapping[str, Tensor]) -> Iterat
 
 @contextmanager
 def personalized(backbone: LatentDiffusion, adapter: Adapter) -> Iterator[None]:
-    """Draw with everything that an adapter of normals holds: its LoRA, merged, and its decoder, if it has one.
+    """Draw with all that an adapter of normals holds: its update of the U-Net, merged, and its decoder, if it has one.
 
     Raises:
         BackboneError: if it belongs to another backbone or does not fit.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -45,7 +46,7 @@ class LoopSettings:
     """How long and how fast.
 
     Attributes:
-        steps: optimizer steps in all.
+        steps: optimizer steps at most; `HeldOut` may end them earlier.
         lr: learning rate of AdamW.
         checkpoint_every: steps between checkpoints; it changes no result.
         log_every: steps between logged lines; it changes no result.
@@ -64,9 +65,9 @@ class HeldOut:
     """Ends a training early, by the loss on what it is not trained on.
 
     Attributes:
-        loss: of the parameters as they are; equal parameters must give equal losses.
-        every: steps between looks.
-        patience: looks without a better one before training ends.
+        loss: of the parameters as they are, a finite scalar; equal parameters must give equal losses.
+        every: steps between looks, at least 1; the first look is after so many.
+        patience: looks in a row without a better one before training ends, at least 1.
     """
 
     loss: Callable[[], Tensor]
@@ -83,7 +84,7 @@ class TrainResult:
         resumed_from: first step that this process computed; 0 if it began from nothing.
         best_step: number of steps after which the parameters were as they are now: fewer than were taken, if a held-out
             loss was lowest then.
-        held_out_loss: after that step; None if nothing was held out.
+        held_out_loss: after that step; None if nothing was held out, or training ended before the first look.
     """
 
     losses: NDArray[np.float32]
@@ -105,10 +106,15 @@ class _Best:
         """Whether training has ended."""
         return self.misses >= self._held_out.patience
 
-    def look(self, step: int) -> None:
-        """Measure after a step."""
+    def look(self, step: int, doing: str) -> None:
+        """Measure after a step; TrainingError if the loss is not finite."""
         with torch.no_grad():
             found = float(self._held_out.loss())
+        if not math.isfinite(found):
+            raise TrainingError(
+                f"{doing}: the held-out loss after {step} steps is not finite ({found}); lower lr or set compute.dtype "
+                "to float32; the last good checkpoint is kept"
+            )
         if found < self.loss:
             self.step, self.loss, self.misses = step, found, 0
             self._values = {name: value.detach().clone() for name, value in self._parameters.items()}
@@ -153,7 +159,7 @@ def run_steps(
 
     The loss of step i must depend on i and the parameters alone (its draws come from generators seeded by i), then a
     run that was stopped anywhere and started again gives the same bits as one that was not. Losses are looked at only
-    when something is logged or saved, so that nothing waits for the device at each step.
+    when something is logged, saved or held against what is held out, so that nothing waits for the device at each step.
 
     Args:
         step_loss: the scalar loss of step i, i from 0.
@@ -167,9 +173,12 @@ def run_steps(
             a checkpoint has been through it for every step before.
         held_out: ends training early and has the parameters of the best look put back; None: all steps are taken.
 
+    Returns:
+        Losses of the steps taken, and after which of them the parameters were as they are left.
+
     Raises:
-        TrainingError: if a loss or its gradient is not finite (the last checkpoint is left as it was), or if the
-            checkpoint found does not fit the parameters.
+        TrainingError: if a loss, its gradient or a held-out loss is not finite (the last checkpoint is left as it was),
+            or if the checkpoint found does not fit the parameters.
     """
     values = list(parameters.values())
     optimizer = accelerator.prepare_optimizer(
@@ -197,8 +206,9 @@ def run_steps(
         finite[step] = torch.isfinite(loss.detach()) & torch.isfinite(norm)
         count = step + 1
         if best is not None and held_out is not None and count % held_out.every == 0:
+            _check_finite(finite[:count], losses, doing)
             with accelerator.autocast():
-                best.look(count)
+                best.look(count, doing)
         over = count == settings.steps or (best is not None and best.over)
         logs, saves = count % settings.log_every == 0, count % settings.checkpoint_every == 0 or over
         if logs or saves:

@@ -48,7 +48,7 @@ def min_snr_weights(schedule: NoiseSchedule, timesteps: Tensor, *, gamma: float)
     return snr.clamp_max(gamma) / (snr if schedule.prediction == "epsilon" else snr + 1.0)
 
 
-def with_defect(schedule: NoiseSchedule, noise: Tensor, defect: Tensor, timesteps: Tensor) -> Tensor:
+def with_defect(schedule: NoiseSchedule, noise: Tensor, *, defect: Tensor, timesteps: Tensor) -> Tensor:
     """The noise that z_t holds if the clean latents are taken to be those without the defect d.
 
     z_t = alpha_t (z_0 + d) + sigma_t eps = alpha_t z_0 + sigma_t eps'  with  eps' = eps + (alpha_t / sigma_t) d
@@ -57,7 +57,10 @@ def with_defect(schedule: NoiseSchedule, noise: Tensor, defect: Tensor, timestep
         schedule: supplies alpha_t and sigma_t.
         noise: eps, [B, C, h, w].
         defect: d, what was planted into z_0, same shape; where it is 0, eps' is eps.
-        timesteps: int64 [B].
+        timesteps: t, int64 [B].
+
+    Returns:
+        eps', [B, C, h, w].
     """
     alpha, sigma = schedule.levels(timesteps, like=noise)
     return noise + alpha / sigma * defect

@@ -242,7 +242,7 @@ def shot_set(
     shown = [
         view
         for row, image in enumerate(images)
-        for view in views_of(image, allowed, count=views, seed=seed_for(seed, "views", row))
+        for view in views_of(image, allowed, num_views=views, seed=seed_for(seed, "views", row))
     ]
     variants = [
         backbone.encode([planted(view, seed=seed_for(seed, at, n)) for n in range(planted_variants)])

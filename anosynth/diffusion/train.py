@@ -25,6 +25,7 @@ Address = tuple[str | int, ...]
 # With next to no noise a defect that is to vanish stands for any amount of it; Min-SNR weighs such rows down.
 PLANTED_GAMMA = 5.0
 HELD_OUT_LEVELS = 8
+"""Timesteps that the loss on held-out images is taken at, evenly apart over the schedule."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +117,9 @@ def draw_step(
         batch_size: B.
         num_timesteps: T.
         shape: (C, h, w) of the latents.
+
+    Returns:
+        B draws.
     """
     rows = []
     for position in range(step * batch_size, (step + 1) * batch_size):
@@ -138,7 +142,7 @@ class PlantedDraws:
     Attributes:
         used: whether a row begins from a planted defect, bool [B].
         variants: which of its image's, int64 [B].
-        timesteps: of these rows, int64 [B], uniform below the limit.
+        timesteps: of these rows, int64 [B], uniform below `num_timesteps`.
         shares: how much of the defect is there, [B] in [0, 1]: all of it in every second row, else any share, because
             a sampler that has begun to leave a defect out meets the rest of it.
     """
@@ -150,7 +154,14 @@ class PlantedDraws:
 
 
 def draw_planted(
-    step: int, *, seed: int, address: Address, batch_size: int, variants: int, ratio: float, limit: int
+    step: int,
+    *,
+    seed: int,
+    address: Address,
+    batch_size: int,
+    num_variants: int,
+    planted_ratio: float,
+    num_timesteps: int,
 ) -> PlantedDraws:
     """Draw the planted defects of one step: a pure function of its arguments, on the CPU.
 
@@ -159,39 +170,21 @@ def draw_planted(
         seed: root seed.
         address: of the training run and the set.
         batch_size: B.
-        variants: V, of each image.
-        ratio: share of the rows that begin from one.
-        limit: timesteps of these rows are below it.
+        num_variants: V, of each image.
+        planted_ratio: share of the rows that begin from one, in [0, 1].
+        num_timesteps: these rows are re-noised to timesteps from 0 to this less 1; at least 1, at most T.
+
+    Returns:
+        B draws, also for the rows that begin from none.
     """
     generator = torch_generator(seed_for(seed, *address, "planted", step))
     used, whole, shares = torch.rand(3, batch_size, generator=generator)
     return PlantedDraws(
-        used=used < ratio,
-        variants=torch.randint(variants, (batch_size,), generator=generator),
-        timesteps=torch.randint(limit, (batch_size,), generator=generator),
+        used=used < planted_ratio,
+        variants=torch.randint(num_variants, (batch_size,), generator=generator),
+        timesteps=torch.randint(num_timesteps, (batch_size,), generator=generator),
         shares=torch.where(whole < 0.5, torch.ones(()), shares),
     )
-
-
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """The rows of one set in one step, as the U-Net is asked and answered.
-
-    Attributes:
-        begun: what noise is added to, [B, C, h, w].
-        clean: z_0 that the network is to find, likewise: `begun` without its planted defect.
-        noise: eps, likewise.
-        timesteps: int64 [B].
-        planted: which rows hold a planted defect, bool [B].
-        text: their prompts.
-    """
-
-    begun: Tensor
-    clean: Tensor
-    noise: Tensor
-    timesteps: Tensor
-    planted: Tensor
-    text: TextEmbedding
 
 
 def train(
@@ -210,11 +203,12 @@ def train(
 ) -> TrainResult:
     """Fit trainable parameters of the U-Net to shots, with prior preservation if there is a prior set.
 
-    One evaluation of the U-Net per step serves both sets; VAE and text encoder are not asked.
+    One evaluation of the U-Net per step serves both sets; a look at held-out images takes `HELD_OUT_LEVELS` more. VAE
+    and text encoder are not asked.
 
     Args:
         backbone: its U-Net holds the parameters.
-        parameters: what is trained, by name (`adapters.add_lora`).
+        parameters: what is trained, by name (`adapters.add_lora` or `adapters.all_trainable`).
         shots: the few images.
         prior: images of the untouched backbone, or None.
         settings: steps, batch, weights.
@@ -226,15 +220,15 @@ def train(
         held_out: images that are not trained on, by whose denoising error training ends early; None: it does not.
 
     Returns:
-        Losses of all steps, and which step the parameters are of.
+        Losses of the steps taken, and which step the parameters are of.
 
     Raises:
-        TrainingError: if a loss is not finite.
+        TrainingError: as `loop.run_steps`.
     """
     schedule = backbone.schedule
     sets = {"shots": shots} if prior is None else {"shots": shots, "prior": prior}
 
-    def rows_of(step: int, name: str, images: TrainingSet) -> Rows:
+    def batch_of(step: int, name: str, images: TrainingSet) -> _SetBatch:
         where: Address = (*address, name)
         draws = draw_step(
             step,
@@ -250,31 +244,33 @@ def train(
         text = images.text.rows([images.captions[row] for row in draws.rows.tolist()])
         noise, none = draws.noise.to(backbone.device), torch.zeros(len(rows), dtype=torch.bool)
         if images.planted is None:
-            return Rows(clean, clean, noise, draws.timesteps, none, text)
+            return _SetBatch(clean, clean, noise, draws.timesteps, none, text)
         more = draw_planted(
             step,
             seed=seed,
             address=where,
             batch_size=settings.batch_size,
-            variants=images.planted.shape[1],
-            ratio=settings.planted_ratio,
-            limit=max(1, round(settings.planted_below * schedule.num_timesteps)),
+            num_variants=images.planted.shape[1],
+            planted_ratio=settings.planted_ratio,
+            num_timesteps=max(1, round(settings.planted_below * schedule.num_timesteps)),
         )
         defect = images.planted[rows, more.variants.to(rows.device)] - images.moments.mean[rows]
         shares = (more.used * more.shares).reshape(-1, 1, 1, 1).to(clean)
         timesteps = torch.where(more.used, more.timesteps, draws.timesteps)
-        return Rows(clean + shares * defect.to(clean), clean, noise, timesteps, more.used, text)
+        return _SetBatch(clean + shares * defect.to(clean), clean, noise, timesteps, more.used, text)
 
     def step_loss(step: int) -> Tensor:
-        found = [rows_of(step, name, images) for name, images in sets.items()]
+        found = [batch_of(step, name, images) for name, images in sets.items()]
         text = found[0].text if len(found) == 1 else found[0].text.followed_by(found[1].text)
         begun, clean = torch.cat([one.begun for one in found]), torch.cat([one.clean for one in found])
         noise, timesteps = torch.cat([one.noise for one in found]), torch.cat([one.timesteps for one in found])
-        planted = torch.cat([one.planted for one in found])
+        holds_defect = torch.cat([one.holds_defect for one in found])
         noisy = schedule.add_noise(begun, noise, timesteps)
         output = backbone.predict(noisy, timesteps, text)
-        target = schedule.target(clean, with_defect(schedule, noise, begun - clean, timesteps), timesteps)
-        weights = _weights(schedule, timesteps, planted, gamma=settings.min_snr_gamma)
+        target = schedule.target(
+            clean, with_defect(schedule, noise, defect=begun - clean, timesteps=timesteps), timesteps
+        )
+        weights = _weights(schedule, timesteps, holds_defect, gamma=settings.min_snr_gamma)
         losses = [
             denoising_loss(output[part], target[part], weights=None if weights is None else weights[part])
             for part in (slice(at, at + settings.batch_size) for at in range(0, len(output), settings.batch_size))
@@ -305,14 +301,18 @@ def held_out_loss(
 ) -> Callable[[], Tensor]:
     """The denoising error on images that are not trained on, as a function of the U-Net alone.
 
-    Every image is noised to the same few levels, evenly apart over the schedule, by noise that is drawn once: looks
-    at different steps can be compared.
+    L = mean_n mean_t mean_{c,h,w} (output - target)^2 over the N images and t = (2 i + 1) T / 16 rounded down, i from 0
+    to 7 (`HELD_OUT_LEVELS`): at the mean of the VAE's posterior, by noise that is drawn once, so looks at different
+    steps can be compared.
 
     Args:
-        backbone: whose U-Net is asked, as it is at the time.
-        images: N held-out images.
-        seed: root seed of the noise.
-        address: of the training.
+        backbone: whose U-Net is asked, as it is at the time, once for each t and all images.
+        images: N held-out images; their planted defects have no part in it.
+        seed: root seed of the noise; every image has noise of its own.
+        address: of the training; "held_out" and the image's number are appended.
+
+    Returns:
+        A function of no arguments that gives L, scalar, float32.
     """
     clean = images.moments.mean
     seeds = [seed_for(seed, *address, "held_out", row) for row in range(len(clean))]
@@ -333,9 +333,30 @@ def held_out_loss(
     return loss
 
 
-def _weights(schedule: NoiseSchedule, timesteps: Tensor, planted: Tensor, *, gamma: float | None) -> Tensor | None:
+@dataclass(frozen=True, eq=False)
+class _SetBatch:
+    """The rows of one set in one step, as the U-Net is asked and answered.
+
+    Attributes:
+        begun: what noise is added to, [B, C, h, w].
+        clean: z_0 that the network is to find, likewise: `begun` without its planted defect.
+        noise: eps, likewise.
+        timesteps: int64 [B].
+        holds_defect: which rows hold a planted defect, bool [B].
+        text: their prompts.
+    """
+
+    begun: Tensor
+    clean: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    holds_defect: Tensor
+    text: TextEmbedding
+
+
+def _weights(schedule: NoiseSchedule, timesteps: Tensor, holds_defect: Tensor, *, gamma: float | None) -> Tensor | None:
     """Min-SNR weights of the rows that have them: all, if `gamma` is given, else those with a planted defect."""
-    if gamma is None and not planted.any():
+    if gamma is None and not holds_defect.any():
         return None
     weights = min_snr_weights(schedule, timesteps, gamma=PLANTED_GAMMA if gamma is None else gamma)
-    return weights if gamma is not None else torch.where(planted, weights, torch.ones_like(weights))
+    return weights if gamma is not None else torch.where(holds_defect, weights, torch.ones_like(weights))

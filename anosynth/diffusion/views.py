@@ -25,9 +25,9 @@ class NormalViews:
 
     Attributes:
         mirror: a left-right mirror image.
-        max_turn_deg: a turn by up to so much, either way.
-        max_shift_ratio: a shift by up to this share of the sides.
-        max_light_ratio: light by up to this share more or less.
+        max_turn_deg: a turn by up to so much, either way, in [0, 180]; 0: none.
+        max_shift_ratio: a shift by up to this share of the sides, in [0, 0.5]; 0: none.
+        max_light_ratio: light by up to this share more or less, in [0, 0.5]; 0: as it is.
     """
 
     mirror: bool = False
@@ -37,27 +37,34 @@ class NormalViews:
 
 
 def normal_views(params: ObjectParams) -> NormalViews:
-    """What params.yaml says of a category."""
+    """What params.yaml says of a category.
+
+    Args:
+        params: its entry of `objects`.
+
+    Returns:
+        The same ranges, which params.yaml has checked.
+    """
     return NormalViews(params.mirror, params.normal_turn_deg, params.normal_shift_ratio, params.normal_light_ratio)
 
 
-def views_of(image: NDArray[np.uint8], allowed: NormalViews, *, count: int, seed: int) -> list[NDArray[np.uint8]]:
+def views_of(image: NDArray[np.uint8], allowed: NormalViews, *, num_views: int, seed: int) -> list[NDArray[np.uint8]]:
     """The shot, its mirror image if that is allowed, and random views of both.
 
     Args:
         image: uint8 RGB [H, W, 3].
         allowed: what may be done to it.
-        count: of views of the shot and, apart from them, of its mirror image, itself included.
+        num_views: of the shot and, apart from them, of its mirror image, itself included; at least 1.
         seed: of the random ones.
 
     Returns:
-        `count` pictures, or twice as many; the shot first, then its mirror image. What a turn or a shift brings in from
-        beyond the border is the picture mirrored there.
+        `num_views` pictures like `image`, or twice as many; the shot first, then its mirror image. What a turn or a
+        shift brings in from beyond the border is the picture mirrored there.
     """
     bases = [image, np.ascontiguousarray(image[:, ::-1])] if allowed.mirror else [image]
     more = [
         _moved(base, allowed, numpy_rng(seed, "view", side, number))
-        for number in range(1, count)
+        for number in range(1, num_views)
         for side, base in enumerate(bases)
     ]
     return bases + more

@@ -251,31 +251,49 @@ def _adapting(steps: int, decoder_steps: int = 0) -> PersonalizeNormalsParams:
     )
 
 
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m anosynth.pretraining.evaluate",
+        description=__doc__,
+        epilog="examples:\n  python -m anosynth.pretraining.evaluate --folder anosynth/embedded --only vae sizes\n"
+        "  python -m anosynth.pretraining.evaluate --only text --prompts dev --guidance 4",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--folder", type=Path, default=Path(".anosynth/pretrain/export"), help="the backbone, in diffusers' layout")
+    add("--bsdata", type=Path, help="folder with ball_screw/train/good; its lines are left out without")
+    add("--out", type=Path, default=Path(".anosynth/pretrain/evaluation"), help="folder of figures and contact sheets")
+    add(
+        "--only",
+        nargs="*",
+        default=["vae", "text", "lora", "repair", "sizes"],
+        help="of vae, text, lora (needs --bsdata), repair, sizes; default: all",
+    )
+    add("--dtype", choices=("float32", "bfloat16"), default="bfloat16", help="number format of networks' passes")
+    add("--prompts", choices=("eval", "dev"), default="eval", help="dev: to choose guidance by")
+    add("--guidance", type=float, default=SAMPLER.guidance, help="text: scale of classifier-free guidance; 1: none")
+    add("--per-prompt", type=int, default=10, help="text: images of each prompt")
+    add("--lora-steps", type=int, default=400, help="lora: of training on eight shots")
+    add("--lora-decoder-steps", type=int, default=150, help="lora: of the decoder's training on them; 0: none")
+    add("--samples", type=int, default=64, help="lora: images drawn with the adapter, and as many without")
+    add("--cases", type=int, default=100, help="repair: scratched parts in all, at least; four categories share them")
+    add("--lora-guidance", type=float, default=1.0, help="lora: scale of classifier-free guidance; 1: none")
+    add("--strength", type=float, default=0.3, help="repair: share of T that a part is re-noised by")
+    add("--repair-steps", type=int, default=10, help="repair: solver steps of a full path; strength takes its share")
+    add("--repair-draws", type=int, default=8, help="repair: draws of a part, whose pixels are averaged")
+    add("--repair-lora-steps", type=int, default=400, help="repair: of training on sound parts first; 0: none")
+    add(
+        "--repair-cells", type=float, default=0.45, help="repair: share of cells that is drawn twice; 0: no second pass"
+    )
+    add("--repair-again", type=float, default=0.3, help="repair: strength of the second pass")
+    add("--threads", type=int, default=2, help="of torch")
+    add("--seed", type=int, default=7, help="root seed of renders, noise and the choice of shots")
+    return parser
+
+
 def main() -> None:
     """Measure, print one JSON object, write contact sheets."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, default=Path(".anosynth/pretrain/export"))
-    parser.add_argument("--bsdata", type=Path, help="folder with ball_screw/train/good; its lines are left out without")
-    parser.add_argument("--out", type=Path, default=Path(".anosynth/pretrain/evaluation"))
-    parser.add_argument("--only", nargs="*", default=["vae", "text", "lora", "repair", "sizes"])
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
-    parser.add_argument("--prompts", choices=("eval", "dev"), default="eval", help="dev: to choose guidance by")
-    parser.add_argument("--guidance", type=float, default=SAMPLER.guidance)
-    parser.add_argument("--per-prompt", type=int, default=10)
-    parser.add_argument("--lora-steps", type=int, default=400)
-    parser.add_argument("--lora-decoder-steps", type=int, default=150)
-    parser.add_argument("--samples", type=int, default=64)
-    parser.add_argument("--cases", type=int, default=100)
-    parser.add_argument("--lora-guidance", type=float, default=1.0)
-    parser.add_argument("--strength", type=float, default=0.3)
-    parser.add_argument("--repair-steps", type=int, default=10)
-    parser.add_argument("--repair-draws", type=int, default=8)
-    parser.add_argument("--repair-lora-steps", type=int, default=400)
-    parser.add_argument("--repair-cells", type=float, default=0.45, help="share that is drawn twice; 0: no second pass")
-    parser.add_argument("--repair-again", type=float, default=0.3, help="strength of the second pass")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=7)
-    arguments = parser.parse_args()
+    arguments = _parser().parse_args()
     torch.set_num_threads(arguments.threads)
     compute = ComputeParams(threads=arguments.threads, dtype=arguments.dtype, device="cpu")
     backbone = open_backbone(

@@ -228,6 +228,18 @@ def test_the_page_of_parameters_is_written_from_the_models() -> None:
     assert sections == list(Params.model_fields)
 
 
+def test_the_page_of_parameters_says_what_holds_where_a_mapping_or_a_list_is_left_out() -> None:
+    rows = reference().splitlines()
+    default = params_module.MeasureParams().features.model_dump(mode="json")
+    said = ", ".join(f"{key}: {value}" for key, value in default.items())
+    assert default["model"] == "lite2"
+    (at,) = (at for at, row in enumerate(rows) if row.startswith("| `measure.features` | mapping |"))
+    assert f"`{{{said}}}` | the judge's network" in rows[at]
+    assert rows[at + 1].startswith("| `measure.features.kind` |")
+    (methods,) = (row for row in rows if row.startswith("| `arms.<name>.methods` |"))
+    assert "| `[]` |" in methods
+
+
 def test_the_page_of_parameters_has_a_row_for_every_field_of_every_section() -> None:
     rows = re.findall(
         r"^\| `([^`]+)` \|", (REPOSITORY / "docs" / "params.md").read_text(encoding="utf-8"), re.MULTILINE

@@ -221,6 +221,48 @@ def test_a_killed_run_with_held_out_data_ends_at_the_same_step_with_the_same_bit
     assert (third.best_step, same, len(third.losses)) == (wanted.best_step, number, len(wanted.losses))
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_held_out_loss_that_is_not_finite_is_no_miss_and_spares_the_last_checkpoint(
+    tmp_path: Path, value: float
+) -> None:
+    number, looks, store = nn.Parameter(torch.zeros(1)), [], ShardStore(tmp_path)
+
+    def held_out_loss() -> Tensor:
+        looks.append(number.item())
+        return number.sum() * (1.0 if len(looks) < 3 else value)
+
+    with pytest.raises(TrainingError, match="a number: the held-out loss after 15 steps is not finite") as error:
+        run_steps(
+            lambda _: (number + 10.0).square().sum(),
+            {"number": number},
+            SCHEDULE,
+            accelerator=Accelerator(cpu=True),
+            checkpoints=store,
+            key=KEY,
+            doing="a number",
+            held_out=HeldOut(held_out_loss, 5, 2),
+        )
+    assert "\n" not in str(error.value)
+    assert len(looks) == 3
+    kept, _ = towards_ten(store)
+    assert kept.resumed_from == 14
+
+
+def test_a_step_that_is_not_finite_is_named_before_the_look_that_follows_it(tmp_path: Path) -> None:
+    number = nn.Parameter(torch.zeros(1))
+    with pytest.raises(TrainingError, match="a number: the loss of step 3 or its gradient is not finite"):
+        run_steps(
+            lambda step: number.sum() * (math.inf if step == 3 else 1.0),
+            {"number": number},
+            SCHEDULE,
+            accelerator=Accelerator(cpu=True),
+            checkpoints=ShardStore(tmp_path),
+            key=KEY,
+            doing="a number",
+            held_out=HeldOut(lambda: number.sum(), 5, 2),
+        )
+
+
 def test_a_run_too_short_to_look_is_taken_whole(tmp_path: Path) -> None:
     result, _ = towards_ten(ShardStore(tmp_path), steps=4)
     assert (result.best_step, result.held_out_loss, len(result.losses)) == (4, None, 4)

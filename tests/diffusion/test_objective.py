@@ -64,7 +64,7 @@ def test_with_the_noise_that_holds_the_defect_the_clean_latents_are_found_in_the
     defect = torch.zeros_like(clean)
     defect[:2, :, 1:3, 1:3] = 1.5
     timesteps = torch.tensor([50, 300, 300])
-    holding = with_defect(schedule, noise, defect, timesteps)
+    holding = with_defect(schedule, noise, defect=defect, timesteps=timesteps)
     assert torch.equal(holding[2], noise[2])
     spoiled = schedule.add_noise(clean + defect, noise, timesteps)
     assert torch.allclose(schedule.add_noise(clean, holding, timesteps), spoiled, atol=1e-5)

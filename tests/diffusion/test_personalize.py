@@ -17,6 +17,7 @@ from anosynth.diffusion.personalize import ALGORITHM, STAGE, Subject, personaliz
 from anosynth.diffusion.planting import planted
 from anosynth.diffusion.sample import draw_again
 from anosynth.diffusion.solver import SamplerSettings
+from anosynth.diffusion.train import draw_step
 from anosynth.diffusion.views import NormalViews
 from anosynth.errors import ParamsError, TrainingError
 from anosynth.params import ComputeParams, EmbeddedBackbone, PersonalizeNormalsParams
@@ -215,14 +216,35 @@ def test_more_layers_than_attention_are_trained_stored_and_drawn_with(
 def test_the_whole_unet_ends_where_plain_adamw_on_all_its_parameters_does(
     own_backbone: LatentDiffusion, compute: ComputeParams, tmp_path: Path
 ) -> None:
-    """One step: AdamW's first one moves every parameter that has a gradient by lr, less decay."""
+    """One step, written out: w - lr (0.01 w + g / (|g| + 1e-8)), g clipped to a norm of 1 over all parameters."""
     settings = SETTINGS.model_copy(update={"target_layers": "unet", "prior_weight": 0.0, "steps": 1})
-    before = {name: value.detach().clone() for name, value in own_backbone.unet.named_parameters()}
+    shots = shot_set(own_backbone, pictures(), caption="a photo of normal ceramic tile", allowed=MIRRORED, seed=0)
+    shape = shots.moments.mean.shape[1:]
+    draws = draw_step(
+        0, seed=7, address=(STAGE, "tile", "shots"), num_images=4, batch_size=2, num_timesteps=1000, shape=shape
+    )
+    clean = shots.moments.mean[draws.rows] + shots.moments.std[draws.rows] * draws.posterior
+    abar = own_backbone.schedule.abar[draws.timesteps].float().reshape(2, 1, 1, 1)
+    noisy = abar.sqrt() * clean + (1.0 - abar).sqrt() * draws.noise
+    before = dict(own_backbone.unet.named_parameters())
+    own_backbone.unet.requires_grad_(True)
+    with torch.enable_grad():
+        guess = own_backbone.predict(noisy, draws.timesteps, shots.text.rows([0, 0]))
+        gradients = torch.autograd.grad((guess - draws.noise).square().mean(), list(before.values()))
+    own_backbone.unet.requires_grad_(False)
+    norm = sum(float(gradient.square().sum()) for gradient in gradients) ** 0.5
+
     adapter = trained(own_backbone, compute, ShardStore(tmp_path), settings)
     assert set(adapter.tensors) == {f"{name}.delta" for name in before}
-    moved = adapter.tensors["conv_in.weight.delta"].double()
-    decayed = moved + settings.lr * 1e-2 * before["conv_in.weight"].double()
-    assert float((decayed.abs() - settings.lr).abs().median()) < 1e-5
+    compared = 0
+    for (name, value), gradient in zip(before.items(), gradients, strict=True):
+        moved, clipped = adapter.tensors[f"{name}.delta"].double(), gradient.double() * min(1.0, 1.0 / norm)
+        wanted = -settings.lr * (1e-2 * value.detach().double() + clipped / (clipped.abs() + 1e-8))
+        known = (clipped.abs() > 1e-5) | (clipped == 0.0)  # the sign of less is rounding's
+        assert torch.allclose(moved[known], wanted[known], rtol=0.0, atol=3e-6), name
+        compared += int(known.sum())
+    assert len(gradients) == 440
+    assert compared > 0.9 * sum(value.numel() for value in before.values())
 
 
 def test_held_out_shots_end_training_early_and_the_best_step_is_kept(

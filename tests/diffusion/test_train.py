@@ -16,8 +16,9 @@ from anosynth.diffusion.adapters import add_lora, remove_lora
 from anosynth.diffusion.devices import accelerator_for
 from anosynth.diffusion.latent import LatentDiffusion, Moments
 from anosynth.diffusion.loop import LoopSettings, TrainResult
-from anosynth.diffusion.train import TrainingSet, TrainSettings, draw_planted, draw_step, train
+from anosynth.diffusion.train import TrainingSet, TrainSettings, draw_planted, draw_step, held_out_loss, train
 from anosynth.params import ComputeParams
+from anosynth.seeding import seed_for, torch_generator
 from anosynth.shards.store import ShardStore
 
 SHAPE = (4, 8, 8)
@@ -272,7 +273,9 @@ def with_planted(backbone: LatentDiffusion, *, images: int) -> TrainingSet:
 
 def test_planted_draws_follow_the_step_their_ratio_and_their_limit() -> None:
     def drawn(step: int) -> tuple[Tensor, ...]:
-        draws = draw_planted(step, seed=3, address=("x",), batch_size=4000, variants=7, ratio=0.75, limit=400)
+        draws = draw_planted(
+            step, seed=3, address=("x",), batch_size=4000, num_variants=7, planted_ratio=0.75, num_timesteps=400
+        )
         return draws.used, draws.variants, draws.timesteps, draws.shares
 
     used, variants, timesteps, shares = drawn(5)
@@ -307,7 +310,7 @@ def test_the_loss_with_planted_defects_asks_for_the_clean_latents(
     remove_lora(own_backbone.unet)
     where = ("test", "shots")
     draws = draw_step(0, seed=1, address=where, num_images=3, batch_size=8, num_timesteps=1000, shape=SHAPE)
-    more = draw_planted(0, seed=1, address=where, batch_size=8, variants=2, ratio=0.6, limit=400)
+    more = draw_planted(0, seed=1, address=where, batch_size=8, num_variants=2, planted_ratio=0.6, num_timesteps=400)
     assert set(more.used.tolist()) == {True, False}
     total = 0.0
     for index, row in enumerate(draws.rows.tolist()):
@@ -349,3 +352,32 @@ def test_variants_for_other_images_are_refused(backbone: LatentDiffusion) -> Non
     three, two = with_planted(backbone, images=3), with_planted(backbone, images=2)
     with pytest.raises(ValueError, match="3 images and planted defects for 2"):
         TrainingSet(three.moments, three.text, three.captions, planted=two.planted)
+
+
+def test_the_held_out_loss_is_the_error_of_every_image_at_eight_levels(own_backbone: LatentDiffusion) -> None:
+    """Of the U-Net as it is at the time; a second look at the same weights sees the same."""
+    images = training_set(own_backbone, images=3, caption="a photo of normal tile")
+    look = held_out_loss(own_backbone, images, seed=1, address=("test",))
+
+    def naive() -> float:
+        total, ran = 0.0, 0
+        for row in range(3):
+            generator = torch_generator(seed_for(1, "test", "held_out", row))
+            noise = torch.randn(8, *SHAPE, generator=generator)
+            for n in range(8):
+                timestep = (2 * n + 1) * 1000 // 16
+                abar = float(own_backbone.schedule.abar[timestep])
+                noisy = abar**0.5 * images.moments.mean[row] + (1.0 - abar) ** 0.5 * noise[n]
+                guess = own_backbone.predict(noisy[None], torch.tensor([timestep]), images.text)[0]
+                total, ran = total + float((guess - noise[n]).square().mean()), ran + 1
+        assert ran == 24
+        return total / ran
+
+    assert own_backbone.schedule.prediction == "epsilon"
+    with torch.no_grad():
+        before = float(look())
+        assert before == pytest.approx(naive(), rel=1e-5)
+        assert float(look()) == before
+        own_backbone.unet.conv_out.bias.add_(0.5)
+        assert float(look()) == pytest.approx(naive(), rel=1e-5)
+        assert abs(float(look()) - before) > 0.01

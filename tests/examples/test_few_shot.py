@@ -4,6 +4,8 @@ import json
 import math
 import statistics
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -231,17 +233,30 @@ def test_digits_are_developed_on_train_images_and_no_query_is_in_both_parts() ->
     assert all(min(one.image.shape[:2]) == few_shot_sets.MIN_SIDE_PX for one in read)
 
 
-@pytest.mark.parametrize("others", [0, 1, 8])
-def test_remembered_features_are_the_features(others: int) -> None:
+@pytest.mark.parametrize(("num_others", "times"), [(0, [1, 1, 3, 4]), (1, [1, 1, 3, 3]), (8, [1, 1, 1, 1])])
+def test_remembered_features_are_the_features_and_described_once(
+    monkeypatch: pytest.MonkeyPatch, num_others: int, times: list[int]
+) -> None:
+    """Three looks at two known pictures and at two others, whose last one is then asked for once more."""
     features: AlignedFeatures = build_aligned(EmbeddedAligned(kind="embedded", size_px=64), compute=COMPUTE)
     images = [picture(seed, height=64, width=64) for seed in range(4)]
+    direct, described = features.patch_levels(images), Counter[str]()
+    describe = features.patch_levels
+
+    def counted(some: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+        described.update(map(digest_pixels, some))
+        return describe(some)
+
+    monkeypatch.setattr(features, "patch_levels", counted)
     known = frozenset(map(digest_pixels, images[:2]))
-    remembered = few_shot_encoders.RememberedLevels(features, known, others=others)
+    remembered = few_shot_encoders.RememberedLevels(features, known, num_others=num_others)
     for _ in range(2):
-        for own, direct in zip(remembered.patch_levels(images), features.patch_levels(images), strict=True):
-            np.testing.assert_array_equal(own, direct)
+        for own, wanted in zip(remembered.patch_levels(images), direct, strict=True):
+            np.testing.assert_array_equal(own, wanted)
     local = few_shot_encoders.LocalLevels(remembered).patches(images)
-    np.testing.assert_array_equal(local, np.concatenate(features.patch_levels(images)[:-1], axis=-1))
+    np.testing.assert_array_equal(local, np.concatenate(direct[:-1], axis=-1))
+    np.testing.assert_array_equal(remembered.patch_levels(images[3:])[0][0], direct[0][3])
+    assert [described[digest_pixels(image)] for image in images] == times
 
 
 def row(set_name: str, seed: int, detector: str, auroc: float, *, unit: str = "u", pool: str = "without") -> object:
@@ -370,7 +385,7 @@ def test_the_adapter_learns_as_the_options_say() -> None:
     asked = ["--adapting-steps", "7", "--adapting-rank", "4", "--adapting-lr", "1e-3", "--decoder-steps", "5"]
     adapting = few_shot.read_settings(few_shot._parser().parse_args(["--out", "x", *asked])).adapting
     assert (adapting.steps, adapting.rank, adapting.alpha, adapting.lr, adapting.decoder_steps) == (7, 4, 4.0, 1e-3, 5)
-    assert (adapting.planted_variants, adapting.falling) == (0, False)
-    asked = ["--adapting-planted", "6", "--adapting-falling"]
+    assert (adapting.planted_variants, adapting.falling, adapting.target_layers) == (0, False, "attention")
+    asked = ["--adapting-planted", "6", "--adapting-falling", "--adapting-layers", "blocks"]
     adapting = few_shot.read_settings(few_shot._parser().parse_args(["--out", "x", *asked])).adapting
-    assert (adapting.planted_variants, adapting.falling) == (6, True)
+    assert (adapting.planted_variants, adapting.falling, adapting.target_layers) == (6, True, "blocks")

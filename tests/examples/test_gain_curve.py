@@ -286,6 +286,11 @@ def test_a_share_out_of_its_range_is_refused(
     assert said in capsys.readouterr().err
 
 
+def test_a_share_may_be_none_of_a_batch_and_all_of_the_steps() -> None:
+    chosen = gain_curve._parser().parse_args(["--out", "x", "--synthetic-ratio", "0", "--synthetic-until", "1"])
+    assert (chosen.synthetic_ratio, chosen.synthetic_until) == (0.0, 1.0)
+
+
 def test_a_file_that_is_no_cell_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "curve" / "cells" / "tile-crack" / "m1-seed0" / "real.json"
     path.parent.mkdir(parents=True)
