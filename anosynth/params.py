@@ -482,9 +482,16 @@ class PersonalizeNormalsParams(Section):
         0,
         ge=0,
         description="shots kept out of the U-Net's training, by whose denoising error it is stopped early and the best "
-        "step chosen; 0: every shot is trained on, for all steps",
+        "step chosen; 0: every shot is trained on",
     )
-    validate_every: int = Field(20, ge=1, description="steps between looks at the held-out shots")
+    held_out_views: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="views of each shot that is trained on, beside `views` and not trained on, which are looked at as "
+        "held-out shots are: early stop with one shot; the object must allow turns, shifts or light; 0: none",
+    )
+    validate_every: int = Field(20, ge=1, description="steps between looks at what is held out")
     patience: int = Field(3, ge=1, description="looks without a better one before training ends")
     checkpoint_every: int = Field(50, ge=1, description="steps between resumable checkpoints in the store")
     log_every: int = Field(10, ge=1)

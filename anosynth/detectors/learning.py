@@ -41,7 +41,11 @@ class Planted:
 
 
 class Learner:
-    """Fills in a state; every reference is judged by a bank without itself."""
+    """Fills in a state; every reference is judged by a bank without itself.
+
+    S_P's usual values are not wholly left out: the generator was trained on these very references, so it may draw them
+    better than a query.
+    """
 
     def __init__(
         self, state: NormalState, branches: Branches, open_generator: Callable[[], Personalizer], spec: OneToNormalSpec

@@ -123,7 +123,7 @@ def personalize(
         The adapter; its facts hold the prompts, the shots and a summary of the losses.
 
     Raises:
-        ParamsError: if no shot is left to train on.
+        ParamsError: if no shot is left to train on, or views are to be held out of a category that allows none.
         TrainingError: if the loss is not finite.
     """
     fingerprint = subject.fingerprint(settings, compute)
@@ -136,20 +136,22 @@ def personalize(
         )
     order = numpy_rng(subject.seed, *address, "held_out").permutation(len(images))
     apart = set(order[: settings.held_out].tolist())
+    trained = [image for row, image in enumerate(images) if row not in apart]
     shots = shot_set(
         backbone,
-        [image for row, image in enumerate(images) if row not in apart],
+        trained,
         caption=caption,
         allowed=subject.allowed,
         views=settings.views,
         planted_variants=settings.planted_variants,
         seed=seed,
     )
+    looked_at = [view for row in sorted(apart) for view in views_of(images[row], subject.allowed, count=1, seed=seed)]
+    if settings.held_out_views:
+        looked_at += _unseen_views(trained, subject, count=settings.held_out_views)
     held_out = None
-    if apart:
-        held_out = shot_set(
-            backbone, [images[row] for row in sorted(apart)], caption=caption, allowed=subject.allowed, seed=seed
-        )
+    if looked_at:
+        held_out = shot_set(backbone, looked_at, caption=caption, allowed=NormalViews(), seed=seed)
     prior = None
     if settings.prior_weight > 0.0 and settings.prior_images > 0:
         prior = prior_set(backbone, subject, settings, compute=compute, store=store)
@@ -216,6 +218,23 @@ def _trainable(
         yield parameters, partial(take_adapter, unet, rank=settings.rank, alpha=settings.alpha, targets=targets)
     finally:
         remove_lora(unet)
+
+
+def _unseen_views(images: Sequence[NDArray[np.uint8]], subject: Subject, *, count: int) -> list[NDArray[np.uint8]]:
+    """Random views of shots and, where allowed, of their mirror images: `count` each, none of them trained on."""
+    if subject.allowed == NormalViews(mirror=subject.allowed.mirror):
+        raise ParamsError(
+            f"personalize_normals.held_out_views: {count} views of each shot of {subject.category} would be the shots "
+            f"themselves; let objects.{subject.category} allow normal_turn_deg, normal_shift_ratio or "
+            "normal_light_ratio, or set held_out_views to 0"
+        )
+    bases = 2 if subject.allowed.mirror else 1
+    root = seed_for(subject.seed, STAGE, subject.category, "held_out_views")
+    return [
+        view
+        for row, image in enumerate(images)
+        for view in views_of(image, subject.allowed, count=count + 1, seed=seed_for(root, row))[bases:]
+    ]
 
 
 def shot_set(

@@ -1,4 +1,8 @@
-"""How far a synthetic normal image lies from the real ones, in patch features (PatchCore's notion of normality)."""
+"""How far a synthetic normal image lies from the real ones, in patch features (PatchCore's notion of normality).
+
+Differs: One-to-Normal (Li et al. 2024) describes no filter of its pool. The limit on this distance is a factor set by
+hand, in units of how far the shots are from each other; it is no percentile of the distances of augmented shots.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,7 @@ if TYPE_CHECKING:
 # An image is as far away as all but 1 % of its patches are: one odd patch is no other picture.
 PATCH_QUANTILE = 0.99
 MAX_BANK = 4096
+SHIFT_RATIO = 0.05
 
 
 class NormalDistance:
@@ -27,7 +32,8 @@ class NormalDistance:
 
         Args:
             features: the encoder.
-            shots: uint8 RGB [H, W, 3], at least one. A single shot is compared with its mirror image.
+            shots: uint8 RGB [H, W, 3], at least one. A single shot is compared with views of it that are shifted by 5 %
+                of the sides along both diagonals; its mirror image need not be normal.
 
         Raises:
             ValueError: if there are no shots.
@@ -37,7 +43,7 @@ class NormalDistance:
         self._features = features
         described = [self._patches(shot) for shot in shots]
         if len(shots) == 1:
-            among = [_far(self._patches(np.ascontiguousarray(shots[0][:, ::-1])), described[0])]
+            among = [_far(self._patches(view), described[0]) for view in _shifted(shots[0])]
         else:
             among = [
                 _far(own, np.concatenate(described[:index] + described[index + 1 :]))
@@ -54,6 +60,13 @@ class NormalDistance:
     def _patches(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         grid = self._features.patches([image])
         return grid.reshape(-1, grid.shape[-1])
+
+
+def _shifted(image: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    height, width = image.shape[:2]
+    down, right = max(1, round(SHIFT_RATIO * height)), max(1, round(SHIFT_RATIO * width))
+    padded = np.pad(image, ((down, down), (right, right), (0, 0)), mode="symmetric")
+    return [padded[top:, left:][:height, :width] for top in (0, 2 * down) for left in (0, 2 * right)]
 
 
 def _far(queries: NDArray[np.float32], bank: NDArray[np.float32]) -> float:

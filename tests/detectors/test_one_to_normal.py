@@ -101,25 +101,44 @@ def test_s_p_of_a_query_with_itself_is_0() -> None:
     assert triplet.branch_score(maps) == 0.0
 
 
-def test_a_planted_defect_raises_each_branch_and_the_map_peaks_on_it() -> None:
-    """The toy backbone cannot repair, so S_P is asked of a twin that is known: the picture before the defect."""
-    built, encoder = fitted(branches=["normal", "text"]), TinyAligned()
-    raised = dict.fromkeys(BRANCHES, 0)
+class Repaired:
+    """A memory of twins that are known: none while fitting, then the picture before the defect."""
+
+    def __init__(self) -> None:
+        self.pictures: np.ndarray | None = None
+
+    def get(self, key: str) -> np.ndarray | None:
+        return self.pictures
+
+    def put(self, key: str, pictures: np.ndarray) -> None:
+        del key, pictures
+
+
+@pytest.mark.parametrize("preset", ["paper", "best"])
+def test_a_planted_defect_raises_each_branch_and_every_map_peaks_on_it(preset: str) -> None:
+    """The toy backbone cannot repair, so twins are known: three times the picture before the defect."""
+    memory = Repaired()
+    given = replace(source(), memory=memory)
+    built = OneToNormal(TinyAligned(), given, spec=spec(preset), name="washer", seed=0, opening={})
+    built.fit(normals(), ())
+    counted = dict.fromkeys((*BRANCHES, "fused"), 0)
     for at, item in enumerate(planted("cast_metal", None, "test", 6)):
         spoiled = item.image.copy()
         top, left = 8 + 8 * (at % 3), 16 + 8 * (at % 2)
         spoiled[top : top + 12, left : left + 12] //= 6
-        inside = (slice(top, top + 12), slice(left, left + 12))
-        before, after = explained(built, [("a", item.image), ("b", spoiled)])
-        for branch in ("normal", "text"):
-            peak = np.unravel_index(np.argmax(after.maps[branch]), spoiled.shape[:2])
+        found = []
+        for image in (item.image, spoiled):
+            memory.pictures = np.stack([*[item.image] * 3, image])
+            found += explained(built, [("x", image)])
+        after = found[1]
+        assert np.array_equal(after.twin, item.image)
+        maps = {**after.maps, "fused": after.prediction.anomaly_map}
+        scores = [{**one.scores, "fused": one.prediction.score} for one in found]
+        for name, drawn in maps.items():
+            peak = np.unravel_index(np.argmax(drawn), drawn.shape)
             on = top - 4 <= peak[0] < top + 16 and left - 4 <= peak[1] < left + 16
-            raised[branch] += int(on and after.scores[branch] > before.scores[branch])
-        pair = [encoder.patch_levels([image]) for image in (spoiled, item.image)]
-        maps = triplet.same_position([level[0] for level in pair[0]], pair[1])
-        grid = triplet.full_size(triplet.branch_map(maps), size_px=(64, 64))
-        raised["personalized"] += int(grid[inside].max() == grid.max() and triplet.branch_score(maps) > 0.0)
-    assert raised == dict.fromkeys(BRANCHES, 6)
+            counted[name] += int(on and scores[1][name] > scores[0][name])
+    assert counted == dict.fromkeys((*BRANCHES, "fused"), 6)
 
 
 @pytest.mark.parametrize("preset", ["paper", "best"])
@@ -384,3 +403,16 @@ def test_local_levels_leave_out_those_that_go_to_text(visual_levels: str, counte
     apart = [(1 - (query[at][0] * twin[at][0]).sum(-1)).max() for at in counted]
     assert found.scores["normal"] == pytest.approx(np.mean(far), abs=1e-5)
     assert found.scores["personalized"] == pytest.approx(np.mean(apart), abs=1e-5)
+
+
+def test_joint_levels_are_compared_as_one_so_that_one_patch_must_match_them_all() -> None:
+    """The cosine of patches side by side is the mean of their cosines; both of this encoder's levels count."""
+    built = fitted(visual_levels="joint", branches=["normal", "personalized"], shots=2)
+    for found, (_, image) in zip(explained(built, queries()), queries(), strict=True):
+        query, twin = (TinyAligned().patch_levels([one]) for one in (image, found.twin))
+        bank = TinyAligned().patch_levels([one.image for one in normals(2)])
+        flat = [[level.reshape(-1, level.shape[-1]) for level in levels] for levels in (query, twin, bank)]
+        cosines = np.mean([q @ m.T for q, m in zip(flat[0], flat[2], strict=True)], axis=0)
+        same_place = np.mean([(q * t).sum(-1) for q, t in zip(flat[0], flat[1], strict=True)], axis=0)
+        assert found.scores["normal"] == pytest.approx((1 - cosines.max(axis=1)).max(), abs=1e-6)
+        assert found.scores["personalized"] == pytest.approx((1 - same_place).max(), abs=1e-6)

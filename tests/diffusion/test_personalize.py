@@ -17,8 +17,8 @@ from anosynth.diffusion.personalize import ALGORITHM, STAGE, Subject, personaliz
 from anosynth.diffusion.planting import planted
 from anosynth.diffusion.sample import draw_again
 from anosynth.diffusion.solver import SamplerSettings
-from anosynth.diffusion.train import draw_step
-from anosynth.diffusion.views import NormalViews
+from anosynth.diffusion.train import draw_step, held_out_loss
+from anosynth.diffusion.views import NormalViews, views_of
 from anosynth.errors import ParamsError, TrainingError
 from anosynth.params import ComputeParams, EmbeddedBackbone, PersonalizeNormalsParams
 from anosynth.seeding import seed_for, torch_generators
@@ -150,6 +150,41 @@ def test_mirrored_shots_join_only_where_a_mirror_image_is_normal(own_backbone: L
     assert torch.allclose(both.moments.mean[2:3], plain.moments.mean[1:], atol=1e-4)
 
 
+TURNED = NormalViews(mirror=True, max_turn_deg=10.0, max_shift_ratio=0.1, max_light_ratio=0.2)
+
+
+def all_views(count: int, seed: int) -> list[np.ndarray]:
+    """Shot after shot: itself, its mirror image, and `count` - 1 views of both."""
+    return [
+        view
+        for row, image in enumerate(pictures())
+        for view in views_of(image, TURNED, count=count, seed=seed_for(seed, "views", row))
+    ]
+
+
+def test_every_view_of_every_shot_is_in_the_set(own_backbone: LatentDiffusion) -> None:
+    found = shot_set(own_backbone, pictures(), caption="tile", allowed=TURNED, views=3, seed=5)
+    views = all_views(3, 5)
+    assert len(found.moments) == len(views) == len({view.tobytes() for view in views}) == 12
+    for row, view in enumerate(views):
+        assert torch.allclose(found.moments.mean[row], own_backbone.encode([view])[0], atol=1e-4)
+
+
+def test_training_with_views_is_training_on_those_pictures(
+    own_backbone: LatentDiffusion, compute: ComputeParams, tmp_path: Path
+) -> None:
+    settings = SETTINGS.model_copy(update={"views": 3, "steps": 4, "prior_weight": 0.0})
+
+    def digest(images: list[np.ndarray], allowed: NormalViews, views: int) -> str:
+        whose, store = replace(subject(own_backbone), allowed=allowed), ShardStore(tmp_path / f"{views}{len(images)}")
+        given = settings.model_copy(update={"views": views})
+        return personalize(own_backbone, images, whose, given, compute=compute, store=store).digest
+
+    found = digest(pictures(), TURNED, 3)
+    assert found == digest(all_views(3, seed_for(7, STAGE, "tile", "planted")), NormalViews(), 1)
+    assert found != digest(pictures(), TURNED, 1)
+
+
 def _moved(value: object) -> object:
     match value:
         case bool():
@@ -187,7 +222,7 @@ def test_the_fingerprint_follows_everything_that_shapes_the_adapter_and_nothing_
             changes += 1
     seen.add(base.fingerprint(SETTINGS, compute.model_copy(update={"threads": 2})))
     assert len(seen) == changes + 2
-    assert changes == 7 + 23
+    assert changes == 7 + 24
 
 
 @pytest.mark.parametrize("layers", ["blocks", "unet"])
@@ -266,6 +301,43 @@ def test_held_out_shots_end_training_early_and_the_best_step_is_kept(
 def test_not_every_shot_can_be_held_out(own_backbone: LatentDiffusion, compute: ComputeParams, tmp_path: Path) -> None:
     settings = SETTINGS.model_copy(update={"held_out": 2})
     with pytest.raises(ParamsError, match=r"held_out: 2 of the 2 normal shots of tile .*allowed: 0 to 1"):
+        trained(own_backbone, compute, ShardStore(tmp_path), settings)
+
+
+def test_views_of_the_one_shot_end_training_early_and_are_not_the_ones_trained_on(
+    own_backbone: LatentDiffusion, compute: ComputeParams, tmp_path: Path
+) -> None:
+    """Noise that is shifted is another picture; a large rate soon makes it worse."""
+    more = {"held_out_views": 3, "validate_every": 2, "patience": 2, "steps": 30, "lr": 0.3, "prior_weight": 0.0}
+    settings = SETTINGS.model_copy(update=more)
+    alone = replace(subject(own_backbone), shot_ids=("a" * 64,), allowed=NormalViews(mirror=True, max_shift_ratio=0.3))
+
+    def adapter(folder: str, **changes: object) -> Adapter:
+        given, store = settings.model_copy(update=changes), ShardStore(tmp_path / folder)
+        return personalize(own_backbone, pictures()[:1], alone, given, compute=compute, store=store)
+
+    stopped = adapter("stopped")
+    taken, best = stopped.facts["steps_taken"], stopped.facts["steps"]
+    assert isinstance(best, int)
+    assert best < 30
+    assert taken == best + 2 * 2
+    free = adapter("free", held_out_views=0, steps=best)
+    assert free.facts["held_out_loss"] is None
+    assert free.digest == stopped.digest
+    seed = seed_for(7, STAGE, "tile", "held_out_views")
+    unseen = views_of(pictures()[0], alone.allowed, count=4, seed=seed_for(seed, 0))[2:]
+    assert len(unseen) == 6
+    images = shot_set(own_backbone, unseen, caption="a photo of normal ceramic tile", allowed=NormalViews(), seed=0)
+    with personalized(own_backbone, stopped), torch.no_grad():
+        loss = float(held_out_loss(own_backbone, images, seed=7, address=(STAGE, "tile"))())
+    assert stopped.facts["held_out_loss"] == pytest.approx(loss, rel=1e-3)
+
+
+def test_views_that_would_be_the_shots_themselves_cannot_be_held_out(
+    own_backbone: LatentDiffusion, compute: ComputeParams, tmp_path: Path
+) -> None:
+    settings = SETTINGS.model_copy(update={"held_out_views": 2})
+    with pytest.raises(ParamsError, match=r"held_out_views: 2 views .* of tile would be the shots themselves; let"):
         trained(own_backbone, compute, ShardStore(tmp_path), settings)
 
 

@@ -142,7 +142,30 @@ def test_depths_are_evenly_spaced_and_end_at_the_last_block() -> None:
         encoder = ClipAligned(opened(), size_px=SIZE_PX, num_levels=count)
         assert encoder._depths == depths
         assert encoder.text_levels == (count - 1,)
-    assert [round((level + 1) * 24 / 4) for level in range(4)] == [6, 12, 18, 24]
+
+
+@pytest.mark.parametrize("name", ["ViT-L-14-336", "ViT-L-14-336-quickgelu"])
+def test_the_papers_vit_l_at_240_px_gives_17_x_17_patches_behind_blocks_6_12_18_and_24(name: str) -> None:
+    """Its depth, patches and positions as open_clip configures them; 16 features wide in place of 1,024."""
+    config = open_clip.get_model_config(name)
+    vision = {**config["vision_cfg"], "width": 16, "head_width": 16}
+    text = {**config["text_cfg"], "width": 16, "heads": 2, "layers": 1}
+    quick_gelu = bool(config.get("quick_gelu", False))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = open_clip.CLIP(24, open_clip.CLIPVisionCfg(**vision), open_clip.CLIPTextCfg(**text), quick_gelu)
+    scaling = (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+    opened_model = OpenedClip(name, model, open_clip.SimpleTokenizer(), *scaling, quick_gelu, "0" * 64)
+    encoder = ClipAligned(opened_model, size_px=240, num_levels=4)
+    behind: dict[int, np.ndarray] = {}
+    for at, block in enumerate(model.visual.transformer.resblocks, start=1):
+        block.register_forward_hook(lambda _module, _given, made, at=at: behind.update({at: made.numpy()}))
+    image = data.chelsea()[:240, :240]
+    levels = encoder.patch_levels([image])
+    assert [level.shape for level in levels] == [(1, 17, 17, 16)] * 4
+    assert len(behind) == 24
+    for level, depth in zip(levels, (6, 12, 18, 24), strict=True):
+        np.testing.assert_allclose(level.reshape(289, 16), unit(behind[depth].reshape(290, 16)[1:]), atol=1e-5)
 
 
 def test_an_activation_or_an_answer_other_than_promised_is_noticed() -> None:

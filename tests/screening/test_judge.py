@@ -120,3 +120,21 @@ def test_distance_works_from_one_shot_and_needs_one(features: LiteFeatures) -> N
     assert 0.3 < alone.measure(surface(1)) < 3.0
     with pytest.raises(ValueError, match="no normal shots"):
         NormalDistance(features, [])
+
+
+def test_the_scale_of_one_shot_comes_from_shifts_of_it_and_not_from_its_mirror_image(features: LiteFeatures) -> None:
+    """A mirror image need not be normal: `mirror: false`. Shifted by 3 of 64 px, the border mirrored."""
+    shot = surface(0)
+    shot[:, : SIZE_PX // 4] //= 3  # a part that has a left and a right side
+
+    def far(image: np.ndarray) -> float:
+        own, bank = (features.patches([one])[0].reshape(-1, features.patches([one]).shape[-1]) for one in (image, shot))
+        return float(np.quantile(np.sqrt(((own[:, None] - bank) ** 2).sum(-1)).min(axis=1), 0.99))
+
+    padded = np.pad(shot, ((3, 3), (3, 3), (0, 0)), mode="symmetric")
+    shifts = [padded[top : top + SIZE_PX, left : left + SIZE_PX] for top in (0, 6) for left in (0, 6)]
+    unit, mirrored = np.mean([far(one) for one in shifts]), np.ascontiguousarray(shot[:, ::-1])
+    distance = NormalDistance(features, [shot])
+    assert distance.measure(surface(1)) == pytest.approx(far(surface(1)) / unit, rel=1e-3)
+    assert distance.measure(mirrored) == pytest.approx(far(mirrored) / unit, rel=1e-3)
+    assert abs(distance.measure(mirrored) - 1.0) > 0.05
