@@ -423,7 +423,7 @@ class TrainProjectionParams(Section):
     """
 
     source: SourceSpec | None = Field(
-        None,
+        default=None,
         description="the labelled auxiliary set, written like source, for example MVTec AD: its test images and their "
         "masks; null: our own rendered parts, 128 px",
     )
@@ -432,11 +432,13 @@ class TrainProjectionParams(Section):
         description="categories of that source, none of the run's own; {}: all that we render, but grid.categories",
     )
     images: int = Field(
-        24, ge=2, description="at most, of each category, half of them normal; one takes 4 MB of memory at 224 px"
+        default=24,
+        ge=2,
+        description="at most, of each category, half of them normal; one takes 4 MB of memory at 224 px",
     )
-    steps: int = Field(400, ge=1, description="of Adam; APRIL-GAN: 3 epochs of MVTec AD, or 15 of VisA")
-    batch_size: int = Field(8, ge=1, description="images per step")
-    lr: float = Field(1e-3, gt=0.0, lt=1.0, description="constant")
+    steps: int = Field(default=400, ge=1, description="of Adam; APRIL-GAN: 3 epochs of MVTec AD, or 15 of VisA")
+    batch_size: int = Field(default=8, ge=1, description="images per step")
+    lr: float = Field(default=1e-3, gt=0.0, lt=1.0, description="constant")
 
     @model_validator(mode="after")
     def _categories_are_named(self) -> TrainProjectionParams:

@@ -51,7 +51,12 @@ def run(
     torch.set_num_threads(compute.threads)
     chosen, half = train_projection, train_projection.images // 2
     source: SourceSpec = chosen.source or ProceduralSource(
-        kind="procedural", num_train_normal=1, num_test_normal=half, num_train_anomalous=0, num_test_anomalous=half
+        kind="procedural",
+        size_px=128,
+        num_train_normal=1,
+        num_test_normal=half,
+        num_train_anomalous=0,
+        num_test_anomalous=half,
     )
     objects = chosen.objects or {
         category: ObjectParams.model_validate({"name": NAMES[category]})
