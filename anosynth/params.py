@@ -428,6 +428,37 @@ class OpenClipAligned(Section):
 AlignedSpec = Annotated[EmbeddedAligned | OpenClipAligned, Field(discriminator="kind")]
 
 
+class TrainProjectionParams(Section):
+    """How the text projection is trained, by `python -m tasks.train_projection`; no stage of the graph reads it.
+
+    Rate, optimizer and loss are APRIL-GAN's (One-to-Normal's specification, section 4.4).
+    """
+
+    source: SourceSpec | None = Field(
+        default=None,
+        description="the labelled auxiliary set, written like source, for example MVTec AD: its test images and their "
+        "masks; null: our own rendered parts, 128 px",
+    )
+    objects: dict[Slug, ObjectParams] = Field(
+        default_factory=dict,
+        description="categories of that source, none of the run's own; {}: all that we render, but grid.categories",
+    )
+    images: int = Field(
+        default=24,
+        ge=2,
+        description="at most, of each category, half of them normal; one takes 4 MB of memory at 224 px",
+    )
+    steps: int = Field(default=400, ge=1, description="of Adam; APRIL-GAN: 3 epochs of MVTec AD, or 15 of VisA")
+    batch_size: int = Field(default=8, ge=1, description="images per step")
+    lr: float = Field(default=1e-3, gt=0.0, lt=1.0, description="constant")
+
+    @model_validator(mode="after")
+    def _categories_are_named(self) -> TrainProjectionParams:
+        if self.source is not None and self.source.kind != "procedural" and not self.objects:
+            raise ValueError("objects: is {}; name the categories of train_projection.source that are trained on")
+        return self
+
+
 class SelectShotsParams(Section):
     """How the few real shots are chosen."""
 
@@ -1007,6 +1038,7 @@ class Params(Section):
     backbone: BackboneSpec
     features: FeatureSpec
     aligned: AlignedSpec
+    train_projection: TrainProjectionParams = TrainProjectionParams()
     select_shots: SelectShotsParams
     personalize_normals: PersonalizeNormalsParams
     generate_normals: GenerateNormalsParams
@@ -1043,6 +1075,13 @@ class Params(Section):
         ]
         if unknown:
             raise ValueError("\n".join(unknown))
+        own = {name for key in self.grid.categories for name in (key, self.objects[key].folder or key)}
+        for key, auxiliary in self.train_projection.objects.items():
+            if own & {key, auxiliary.folder or key}:
+                raise ValueError(
+                    f"train_projection.objects.{key}: is one of the run's own categories (grid.categories), and the "
+                    "projection must not learn from what it is used on; remove it"
+                )
         apart, shots = self.personalize_normals.held_out, self.select_shots.normal
         if apart >= shots:
             raise ValueError(

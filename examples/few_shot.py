@@ -141,12 +141,11 @@ class Encoders:
     def __init__(self, settings: Settings) -> None:
         """Open nothing yet."""
         compute, side = settings.compute, settings.encoder_px
+        aligned = EmbeddedAligned(kind="embedded", size_px=side, projection=settings.projection)
         self.patches: Callable[[], PatchFeatures] = cache(
             lambda: build_features(EmbeddedFeatures(kind="embedded", size_px=side), compute=compute)
         )
-        self.aligned: Callable[[], AlignedFeatures] = cache(
-            lambda: build_aligned(EmbeddedAligned(kind="embedded", size_px=side), compute=compute)
-        )
+        self.aligned: Callable[[], AlignedFeatures] = cache(lambda: build_aligned(aligned, compute=compute))
 
 
 @dataclass(frozen=True, eq=False)
@@ -339,9 +338,13 @@ def read_settings(chosen: argparse.Namespace) -> Settings:
     """Turn the command line into settings.
 
     Raises:
-        ParamsError: if the backbone is no folder, or the adapter cannot be trained like that.
+        ParamsError: if the backbone is no folder, the projection no file, or the adapter cannot be trained like that.
     """
     backbone = read_backbone(chosen.backbone)
+    if chosen.projection and not Path(chosen.projection).is_file():
+        raise ParamsError(
+            f"--projection {chosen.projection}: no such file; python -m tasks.train_projection writes one"
+        )
     pool = None
     if backbone is not None and chosen.pool:
         pool = GenerateNormalsParams(
@@ -369,6 +372,7 @@ def read_settings(chosen: argparse.Namespace) -> Settings:
         backbone=backbone,
         adapting=adapting,
         pool=pool,
+        projection=chosen.projection or None,
     )
 
 
@@ -406,6 +410,9 @@ def add_settings(parser: argparse.ArgumentParser, *, bsdata: str) -> None:
     )
     parser.add_argument("--decoder-steps", type=at_least(0), default=0, help="of training the decoder on them")
     parser.add_argument("--encoder-px", type=at_least(64, multiple_of=32), default=224, help="input of the encoders")
+    parser.add_argument(
+        "--projection", default="", help="file of tasks.train_projection, trained on none of the sets; default: none"
+    )
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of frozen weights")
     parser.add_argument("--threads", type=at_least(1), default=2, help="of torch")
 

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +20,7 @@ from anosynth.diffusion.decoder import personalized
 from anosynth.diffusion.latent import LatentDiffusion, backbone_identity, open_backbone
 from anosynth.diffusion.personalize import Subject, personalize, stored_adapter
 from anosynth.diffusion.views import NormalViews
-from anosynth.fingerprint import digest_value
+from anosynth.fingerprint import digest_file, digest_value
 from anosynth.imaging import resize_image
 from anosynth.params import (
     BackboneSpec,
@@ -53,6 +54,7 @@ class Settings:
         backbone: draws twins and pools; None: neither.
         adapting: how the backbone learns the references.
         pool: of generated normals; None: cells without a pool only.
+        projection: file of tasks.train_projection; None: the encoders' closed form.
     """
 
     compute: ComputeParams
@@ -60,6 +62,7 @@ class Settings:
     backbone: BackboneSpec | None
     adapting: PersonalizeNormalsParams
     pool: GenerateNormalsParams | None
+    projection: str | None = None
 
     def digest(self, spec: DetectorSpec, *, part: Part, pool: bool) -> str:
         """Of all that shapes a cell of a detector beside its pictures and the revisions of the code."""
@@ -74,6 +77,7 @@ class Settings:
                 "encoder_px": self.encoder_px,
                 "backbone": identity,
                 "settings": [one.model_dump(mode="json") if one is not None else None for one in every],
+                **({} if self.projection is None else {"projection": digest_file(Path(self.projection))}),
             }
         )
 

@@ -157,6 +157,37 @@ def test_every_name_that_does_not_exist_is_reported() -> None:
     ]
 
 
+def test_the_projection_is_not_trained_on_the_categories_of_the_run() -> None:
+    washer, disc = {"name": "steel washer"}, {"name": "disc", "folder": "washer"}
+    for objects, key in (({"pill": {"name": "pill"}, "washer": washer}, "washer"), ({"disc": disc}, "disc")):
+        (line,) = refused({"train_projection": {"objects": objects}})
+        assert line == (
+            f"train_projection.objects.{key}: is one of the run's own categories (grid.categories), and the projection "
+            "must not learn from what it is used on; remove it"
+        )
+    # by the folder of the run's own category too, which goes by another name
+    (line,) = refused(
+        {"objects": {"washer": {**washer, "folder": "bolt"}}, "train_projection": {"objects": {"bolt": disc}}}
+    )
+    assert line.startswith("train_projection.objects.bolt: is one of the run's own categories")
+    assert parse_params(toy_params({"train_projection": {"objects": {"pill": {"name": "pill"}}}}))
+
+
+def test_an_auxiliary_set_is_a_source_whose_categories_are_named() -> None:
+    visa = {"kind": "visa", "root": "visa", "licence": "CC-BY-4.0"}
+    (line,) = refused({"train_projection": {"source": visa}})
+    assert line == (
+        "train_projection.objects: is {}; name the categories of train_projection.source that are trained on"
+    )
+    objects = {"candle": {"name": "candle"}}
+    params = parse_params(toy_params({"train_projection": {"source": visa, "objects": objects}}))
+    assert params.train_projection.source is not None
+    assert params.train_projection.source.kind == "visa"
+    raw = toy_params()
+    del raw["train_projection"]  # files that were written before this section stay right
+    assert parse_params(raw).train_projection.source is None
+
+
 def test_not_every_shot_can_be_held_out() -> None:
     lines = refused({"personalize_normals": {"held_out": 4}, "select_shots": {"normal": 4}})
     assert lines == [

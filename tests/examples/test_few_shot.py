@@ -18,6 +18,7 @@ from anosynth.detectors.one_to_normal import Explanation
 from anosynth.errors import DataError
 from anosynth.features.aligned import AlignedFeatures, build_aligned
 from anosynth.features.encoder import build_features
+from anosynth.features.projection import open_projection, write_projection
 from anosynth.fingerprint import digest_pixels
 from anosynth.params import (
     ComputeParams,
@@ -167,6 +168,43 @@ def test_a_second_run_fits_only_what_is_missing_or_stale(tmp_path: Path, capsys:
     assert "4 cells (2 fitted now)" in capsys.readouterr().out
     again = cells(tmp_path)
     assert {name: one["cell"] for name, one in again.items()} == {name: one["cell"] for name, one in first.items()}
+
+
+def test_a_projection_takes_every_level_to_text(
+    tmp_path: Path, washer: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = build_aligned(EmbeddedAligned(kind="embedded", size_px=64), compute=COMPUTE)
+    rng, path = np.random.default_rng(5), tmp_path / "projection.safetensors"
+    weights = [rng.standard_normal((width + 1, 384)).astype(np.float32) for width in (40, 112, 1280)]
+    write_projection(path, weights, base_identity=base.identity)
+    asked = ["--detectors", "one_to_normal_text", "--k", "1", "--seeds", "1"]
+    run(tmp_path, *asked)
+    name = "washer/washer/k1-seed0/one_to_normal_text-without.json"
+    closed = cells(tmp_path)[name]
+    run(tmp_path, *asked, "--projection", str(path))
+    assert "1 cells (1 fitted now)" in capsys.readouterr().out
+    cell = cells(tmp_path)[name]
+
+    detector = few_shot.build_detector(
+        few_shot.CONTENDERS["one_to_normal_text"].spec,
+        parts=few_shot.DetectorParts(None, lambda: open_projection(path, base=base), None, washer.object_name, {}),
+        compute=COMPUTE,
+        draw_seed=few_shot.Cell(washer, 1, 0, "one_to_normal_text", "without").draw_seed,
+        name="one_to_normal_text",
+    )
+    detector.fit([few_shot.LabelledImage(one.name, one.image, None, False) for one in washer.references(1, 0)], [])
+    scores = {one.id: one.score for one in detector.predict((one.name, one.image) for one in washer.queries)}
+    assert cell["scores"] == pytest.approx(scores)
+    assert closed["scores"] != pytest.approx(scores)
+
+    # the settings of a cell name the file's content
+    run(tmp_path, *asked, "--projection", str(path), "--there")
+    assert "1 cells (0 fitted now)" in capsys.readouterr().out
+    run(tmp_path, *asked, "--there")
+    assert "0 cells (0 fitted now)" in capsys.readouterr().out
+    write_projection(path, weights[::-1], base_identity=base.identity)
+    run(tmp_path, *asked, "--projection", str(path), "--there")
+    assert "0 cells (0 fitted now)" in capsys.readouterr().out
 
 
 def test_references_are_nested_and_no_query_is_one(washer: Any) -> None:
@@ -365,6 +403,8 @@ def test_wrong_input_is_one_sentence(
         (["--detectors", "unet"], "--detectors unet: not there; there: patchcore"),
         (["--detectors", "one_to_normal_best"], "it draws twins; add --backbone"),
         (["--backbone", str(tmp_path / "none")], "no such folder"),
+        (["--projection", str(tmp_path / "none")], "none: no such file; python -m tasks.train_projection writes one"),
+        (["--sets", "washer", "--detectors", "winclip", "--projection", str(broken)], "is no projection"),
         (["--adapting-lr", "1"], "--adapting-lr 1.0: input should be less than 1"),
         (["--adapting-lr", "nan"], "--adapting-lr nan: input should be"),
         (["--adapting-rank", "0"], "--adapting-rank 0: input should be greater than or equal to 1"),
