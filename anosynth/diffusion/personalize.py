@@ -146,7 +146,7 @@ def personalize(
         planted_variants=settings.planted_variants,
         seed=seed,
     )
-    looked_at = [view for row in sorted(apart) for view in views_of(images[row], subject.allowed, count=1, seed=seed)]
+    looked_at = [view for row in sorted(apart) for view in views_of(images[row], subject.allowed, num_views=1, seed=seed)]
     if settings.held_out_views:
         looked_at += _unseen_views(trained, subject, count=settings.held_out_views)
     held_out = None
@@ -233,7 +233,7 @@ def _unseen_views(images: Sequence[NDArray[np.uint8]], subject: Subject, *, coun
     return [
         view
         for row, image in enumerate(images)
-        for view in views_of(image, subject.allowed, count=count + 1, seed=seed_for(root, row))[bases:]
+        for view in views_of(image, subject.allowed, num_views=count + 1, seed=seed_for(root, row))[bases:]
     ]
 
 

@@ -158,7 +158,7 @@ def all_views(count: int, seed: int) -> list[np.ndarray]:
     return [
         view
         for row, image in enumerate(pictures())
-        for view in views_of(image, TURNED, count=count, seed=seed_for(seed, "views", row))
+        for view in views_of(image, TURNED, num_views=count, seed=seed_for(seed, "views", row))
     ]
 
 
@@ -325,7 +325,7 @@ def test_views_of_the_one_shot_end_training_early_and_are_not_the_ones_trained_o
     assert free.facts["held_out_loss"] is None
     assert free.digest == stopped.digest
     seed = seed_for(7, STAGE, "tile", "held_out_views")
-    unseen = views_of(pictures()[0], alone.allowed, count=4, seed=seed_for(seed, 0))[2:]
+    unseen = views_of(pictures()[0], alone.allowed, num_views=4, seed=seed_for(seed, 0))[2:]
     assert len(unseen) == 6
     images = shot_set(own_backbone, unseen, caption="a photo of normal ceramic tile", allowed=NormalViews(), seed=0)
     with personalized(own_backbone, stopped), torch.no_grad():
