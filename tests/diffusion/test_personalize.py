@@ -360,7 +360,7 @@ def test_facts_are_json_and_hold_no_time_or_place(
     facts: Mapping[str, object] = trained(own_backbone, compute, ShardStore(tmp_path)).facts
     assert json.loads(json.dumps(facts)) == facts
     assert set(facts) == {
-        "stage", "category", "fingerprint", "prompt", "prior_prompt", "shot_ids", "steps",
+        "stage", "category", "fingerprint", "prompt", "prior_prompt", "shot_ids", "settings", "steps",
         "steps_taken", "held_out_loss", "loss_first_tenth", "loss_last_tenth", "loss_mean",
     }  # fmt: skip
 
