@@ -31,7 +31,7 @@ from anosynth.diffusion.twins import TwinPainter, twin_painter
 from anosynth.features.prompts import normal_states
 from anosynth.params import ComputeParams, PretrainedBackbone
 from anosynth.sources.procedural import render
-from benchmarks.measure import Bar, finish
+from benchmarks.measure import MIN_ROUNDS, Bar, finish
 
 ASK_BATCHED = 1.3
 ASK_STEPS = 2.0
@@ -41,7 +41,6 @@ STRENGTH = 0.3
 MICRO_BATCH = 6
 FEW = SamplerSettings("dpm_solver", 20)
 MANY = SamplerSettings("ddim", 50)
-ROUNDS = 3
 
 
 def queries(count: int) -> list[NDArray[np.uint8]]:
@@ -60,13 +59,14 @@ def one_by_one(painter: TwinPainter, images: list[NDArray[np.uint8]]) -> NDArray
 
 
 def wall_seconds(sides: Mapping[tuple[str, int], Callable[[], object]]) -> dict[tuple[str, int], float]:
-    """Best wall time of each (name, threads), in rounds that run every side once in turn."""
-    best = dict.fromkeys(sides, float("inf"))
-    for _ in range(ROUNDS):
-        for key, run in sides.items():
+    """Best wall time of each (name, threads), in five rounds of every side once; the order turns with the round."""
+    best, keys = dict.fromkeys(sides, float("inf")), list(sides)
+    for at in range(MIN_ROUNDS):
+        turn = at % len(keys)
+        for key in keys[turn:] + keys[:turn]:
             torch.set_num_threads(key[1])
             started = time.perf_counter()
-            run()
+            sides[key]()
             best[key] = min(best[key], time.perf_counter() - started)
     torch.set_num_threads(1)
     return best
