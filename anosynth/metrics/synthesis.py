@@ -23,7 +23,7 @@ SCORE_SPLITS = 10
 
 @dataclass(frozen=True)
 class Measured:
-    """A number and the standard deviation of its estimate; NaN where there are too few images."""
+    """A number and the spread of its estimates over parts of the images; NaN where there are too few images."""
 
     value: float
     sd: float
@@ -65,6 +65,9 @@ def kid_lite(
     x: NDArray[np.float32], y: NDArray[np.float32], *, rng: np.random.Generator, subsets: int = KID_SUBSETS
 ) -> Measured:
     """`polynomial_mmd` of Lite features; sd over subsets of 80 % drawn without replacement from each side.
+
+    The sd is no bootstrap's: subsets share most images, so it is about half of the standard error, which is
+    sqrt(m / (n - m)) = 2 times it (the delete-d jackknife, Shao and Wu 1989, m of n images kept).
 
     The kernels are computed once; a subset takes its rows and columns of them.
 

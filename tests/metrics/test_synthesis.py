@@ -62,6 +62,15 @@ def test_the_spread_of_kid_lite_is_that_of_subsets_measured_one_by_one() -> None
     assert kid_lite(x, y, rng=np.random.default_rng(8), subsets=6).sd == pytest.approx(np.std(draws), rel=1e-9)
 
 
+def test_twice_the_spread_of_kid_lite_is_the_standard_error() -> None:
+    found = [
+        kid_lite(rows(2 * at, 50, 8), rows(2 * at + 1, 50, 8, shift=0.5), rng=np.random.default_rng(at))
+        for at in range(200)
+    ]
+    standard_error = np.std([one.value for one in found])
+    assert 2 * np.mean([one.sd for one in found]) == pytest.approx(standard_error, rel=0.2)
+
+
 def test_kid_lite_of_two_images_has_a_value_and_no_spread_and_of_one_neither() -> None:
     rng = np.random.default_rng(0)
     two = kid_lite(rows(1, 2, 4), rows(2, 9, 4), rng=rng)
