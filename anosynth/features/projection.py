@@ -154,7 +154,8 @@ def train_projection(
 def write_projection(path: Path, weights: Sequence[NDArray[np.float32]], *, base_identity: str) -> None:
     """Write the maps as safetensors, with the identity of the encoders that they belong to."""
     tensors = {f"level_{at}": torch.from_numpy(weight) for at, weight in enumerate(weights)}
-    data = save(tensors, metadata={"encoders": base_identity, "version": "1"})
+    # One key alone: safetensors writes several in an order that changes from run to run, and the digest with it.
+    data = save(tensors, metadata={"encoders": base_identity})
     temporary = path.with_name(f".{path.name}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary.write_bytes(data)

@@ -97,6 +97,10 @@ def test_a_file_gives_the_maps_back_and_belongs_to_its_encoders(features: LiteAl
     weights = [rng.standard_normal((width + 1, 384)).astype(np.float32) for width in (40, 112, 1280)]
     path = tmp_path / "models" / "projection.safetensors"
     write_projection(path, weights, base_identity=features.identity)
+    for again in range(8):  # the file's digest is part of every fit's fingerprint
+        other_path = tmp_path / f"{again}.safetensors"
+        write_projection(other_path, weights, base_identity=features.identity)
+        assert other_path.read_bytes() == path.read_bytes()
     spec = EmbeddedAligned(kind="embedded", size_px=96, levels=(2, 3), projection=str(path))
     compute = ComputeParams(threads=1, dtype="float32", device="cpu")
     built = build_aligned(spec, compute=compute)
