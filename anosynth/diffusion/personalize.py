@@ -146,7 +146,9 @@ def personalize(
         planted_variants=settings.planted_variants,
         seed=seed,
     )
-    looked_at = [view for row in sorted(apart) for view in views_of(images[row], subject.allowed, num_views=1, seed=seed)]
+    looked_at = [
+        view for row in sorted(apart) for view in views_of(images[row], subject.allowed, num_views=1, seed=seed)
+    ]
     if settings.held_out_views:
         looked_at += _unseen_views(trained, subject, count=settings.held_out_views)
     held_out = None
