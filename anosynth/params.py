@@ -894,7 +894,9 @@ class OneToNormalSpec(Section):
     guidance: float | None = Field(None, ge=0.0, le=30.0, description="paper (our default): 3; best: 1")
     select: Select | None = Field(None, description="of the n twins; paper: ssim_loss; best: patch_min")
     visual_levels: Literal["all", "local", "joint"] | None = Field(
-        None, description="of S_P and S_N; all; local: without those taken to text; best: joint, the local ones as one"
+        None,
+        description="of S_P and S_N; all; local: without those that the encoder itself takes to text; best: joint, "
+        "the local ones as one",
     )
     mirror_tolerance: float | None = Field(
         None, ge=0.0, le=10.0, description="mirrored references join the bank up to this quotient; best: 1.1"

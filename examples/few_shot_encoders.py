@@ -85,6 +85,11 @@ class RememberedLevels:
         return self._features.levels
 
     @property
+    def local_levels(self) -> tuple[int, ...]:
+        """The encoder's own."""
+        return self._features.local_levels
+
+    @property
     def text_levels(self) -> tuple[int, ...]:
         """The encoder's own."""
         return self._features.text_levels
@@ -137,8 +142,7 @@ class LocalLevels:
     def __init__(self, features: AlignedFeatures) -> None:
         """Choose the levels."""
         self._features = features
-        every = range(features.levels)
-        self._levels = [level for level in every if level not in features.text_levels] or list(every)
+        self._levels = features.local_levels
 
     @property
     def identity(self) -> str:

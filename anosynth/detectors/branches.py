@@ -71,9 +71,8 @@ class Branches:
         self._place_weight = place_weight
         self._features, self._spec, self._prototypes = features, spec, prototypes
         self._switches = presets.switches(spec)
-        every = range(features.levels)
-        local = [level for level in every if level not in features.text_levels]
-        self._visual = local if local and self._switches.visual_levels != "all" else list(every)
+        everywhere = self._switches.visual_levels == "all"
+        self._visual = tuple(range(features.levels)) if everywhere else features.local_levels
 
     def banks(self, references: References, *, without: int | None = None) -> tuple[Bank, ...]:
         """The bank as S_N looks at it; see `References.banks`."""

@@ -28,9 +28,9 @@ class Switches:
     Attributes:
         solver, steps, guidance: how a twin is drawn; a twin takes the share r of `steps`.
         select: how one of the n twins is chosen, or "patch_min": none is, the best of them counts patch by patch.
-        visual_levels: levels that S_P and S_N compare: "all"; "local", without those that the encoder takes to text,
-            where a patch says more of the whole picture than of its place (all, if it takes every level there); or
-            "joint", the local ones side by side, so that one normal patch must match them all.
+        visual_levels: levels that S_P and S_N compare: "all"; "local", the encoder's `local_levels`, where a patch says
+            more of its place than of the whole picture; or "joint", those side by side, so that one normal patch must
+            match them all.
         mirror_tolerance: mirror images of the references join the bank if references are at most so many times as far
             from them as from each other; 0: none does.
         place_weight: of how far away a normal patch lies, as shares of the sides squared, beside its distance in S_N;

@@ -26,6 +26,8 @@ class AlignedFeatures(Protocol):
         levels: how many levels `patch_levels` gives.
         text_levels: which of them `project` takes to text: all with a trained projection; without one the last alone,
             where the encoder itself is compared with text (One-to-Normal's fallback: average S_text over these only).
+        local_levels: those where a patch says more of its place than of the whole picture: all but the ones that the
+            encoder itself takes to text, or all if it takes every one; a trained projection changes nothing of it.
         temperature: factor on cosines before a softmax over texts; 100 for CLIP.
     """
 
@@ -42,6 +44,11 @@ class AlignedFeatures(Protocol):
     @property
     def text_levels(self) -> tuple[int, ...]:
         """The levels that `project` takes to text, ascending, at least one."""
+        ...
+
+    @property
+    def local_levels(self) -> tuple[int, ...]:
+        """The levels for comparing images place by place, ascending, at least one."""
         ...
 
     @property

@@ -177,6 +177,11 @@ class ClipAligned:
         return (self.levels - 1,)
 
     @property
+    def local_levels(self) -> tuple[int, ...]:
+        """All but the last, if there are others."""
+        return tuple(range(max(1, self.levels - 1)))
+
+    @property
     def temperature(self) -> float:
         """The logit scale that the model learned, 100 for CLIP's."""
         return float(self._model.logit_scale.detach().exp())

@@ -100,6 +100,11 @@ class LiteAligned:
         return (self.levels - 1,)
 
     @property
+    def local_levels(self) -> tuple[int, ...]:
+        """All but the head."""
+        return tuple(range(len(self._levels)))
+
+    @property
     def temperature(self) -> float:
         """The scale under which the names of held-out classes are likeliest; see `ridge_map.RidgeMap`."""
         return self._map.logit_scale

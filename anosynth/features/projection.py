@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from anosynth.features.aligned import AlignedFeatures
 
+ALGORITHM = 2
+"""Raised whenever equal maps give detectors other numbers."""
 FOCAL_GAMMA = 2.0
 BETAS = (0.5, 0.999)
 
@@ -59,7 +61,8 @@ def cell_target(mask: NDArray[np.uint8], *, grid: tuple[int, int]) -> NDArray[np
 class ProjectedAligned:
     """Aligned encoders whose every level has a trained map to text; satisfies `aligned.AlignedFeatures`.
 
-    F'_l = F_l W_l + b_l, then length 1. Images as a whole and text stay as they were.
+    F'_l = F_l W_l + b_l, then length 1. Images as a whole, text, and which levels are compared place by place stay as
+    they were.
     """
 
     def __init__(self, base: AlignedFeatures, weights: Sequence[NDArray[np.float32]], *, digest: str) -> None:
@@ -72,8 +75,11 @@ class ProjectedAligned:
         """
         self._base = base
         self._weights = tuple(weights)
-        self._identity = digest_value({"kind": "projected", "base": base.identity, "projection": digest})
+        self._identity = digest_value(
+            {"kind": "projected", "algorithm": ALGORITHM, "base": base.identity, "projection": digest}
+        )
         self.levels = base.levels
+        self.local_levels = base.local_levels
         self.text_levels = tuple(range(base.levels))
         self.temperature = base.temperature
 

@@ -389,6 +389,7 @@ class Headed(TinyAligned):
     """An encoder whose last level alone is taken to text."""
 
     text_levels = (1,)
+    local_levels = (0,)
 
 
 @pytest.mark.parametrize(("visual_levels", "counted"), [("all", (0, 1)), ("local", (0,))])

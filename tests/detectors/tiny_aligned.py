@@ -21,6 +21,7 @@ class TinyAligned:
     temperature = 10.0
     levels = 2
     text_levels = (0, 1)
+    local_levels = (0, 1)
 
     def __init__(self, identity: str = "tiny") -> None:
         self.identity = identity

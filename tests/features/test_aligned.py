@@ -128,6 +128,7 @@ def test_text_is_the_sentence_models_mean_over_real_tokens(features: LiteAligned
 def test_only_the_head_is_taken_to_text(features: LiteAligned, images: list[np.ndarray]) -> None:
     levels = features.patch_levels(images[:1])
     assert features.text_levels == (2,)
+    assert features.local_levels == (0, 1)
     projected = features.project(2, levels[2])
     assert projected.shape == (1, 12, 12, 384)
     np.testing.assert_allclose(np.linalg.norm(projected, axis=-1), 1.0, atol=1e-5)

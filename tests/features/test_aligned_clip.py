@@ -142,6 +142,7 @@ def test_depths_are_evenly_spaced_and_end_at_the_last_block() -> None:
         encoder = ClipAligned(opened(), size_px=SIZE_PX, num_levels=count)
         assert encoder._depths == depths
         assert encoder.text_levels == (count - 1,)
+        assert encoder.local_levels == tuple(range(count))[: max(1, count - 1)]
 
 
 @pytest.mark.parametrize("name", ["ViT-L-14-336", "ViT-L-14-336-quickgelu"])

@@ -105,6 +105,7 @@ def test_a_file_gives_the_maps_back_and_belongs_to_its_encoders(features: LiteAl
     compute = ComputeParams(threads=1, dtype="float32", device="cpu")
     built = build_aligned(spec, compute=compute)
     assert built.text_levels == (0, 1, 2)
+    assert built.local_levels == (0, 1)
     assert built.identity != features.identity
     rows = rng.standard_normal((7, 112)).astype(np.float32)
     expected = rows.astype(np.float64) @ weights[1][:-1] + weights[1][-1]
