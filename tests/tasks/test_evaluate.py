@@ -38,7 +38,8 @@ def test_the_metrics_are_those_of_the_fitted_detector_on_the_real_test_images(me
     images = IndexImages(layout.index("washer"))
     test = [record for record in images.records if record.role == "test"]
     assert len(test) == 8
-    detector = PatchCore(LiteFeatures("lite0", size_px=64, levels=(2, 3)), coreset_ratio=0.5, neighbours=2, seed=1)
+    features = LiteFeatures("lite0", size_px=64, levels=(2, 3))
+    detector = PatchCore(features, coreset_ratio=0.5, neighbours=2, seed=1, synthetic_weight=0.8)
     detector.load(layout.detector("washer", "patchcore") / "real-0")
     answers = list(detector.predict((record.sha256, images.image(record)) for record in test))
     masks = [images.mask(record) for record in test]
