@@ -402,9 +402,9 @@ def add_settings(parser: argparse.ArgumentParser, *, bsdata: str) -> None:
     parser.add_argument(
         "--adapting-layers", choices=("attention", "blocks"), default="attention", help="what the adapter changes"
     )
-    parser.add_argument("--adapting-rank", type=int, default=8, help="of the adapter")
-    parser.add_argument("--adapting-lr", type=float, default=1e-4, help="of that training")
-    parser.add_argument("--adapting-falling", action="store_true", help="that rate falls to zero")
+    parser.add_argument("--adapting-rank", type=int, default=8, help="rank and alpha of the adapter")
+    parser.add_argument("--adapting-lr", type=float, default=1e-4, help="learning rate of the adapter's training")
+    parser.add_argument("--adapting-falling", action="store_true", help="the adapter's learning rate falls to zero")
     parser.add_argument(
         "--adapting-planted", type=at_least(0), default=0, help="variants with planted defects, of each reference"
     )
