@@ -57,8 +57,6 @@ from few_shot_report import Row, report
 from few_shot_sets import REAL_SETS, Part, Set, Unit, available_sets, chosen_sets
 
 ARM = ["few_shot"]
-REAL_WEIGHS_MORE = 0.8
-"""Of a generated image against a real one's 1, for every detector that can tell them apart; One-to-Normal's own."""
 Pool = Literal["without", "with"]
 
 
@@ -110,12 +108,12 @@ _ON: Mapping[str, Mapping[str, object]] = {
 
 
 # A coreset thins out the many patches of a whole training set; k images have few, and PatchCore keeps them all.
-_PATCHCORE = PatchCoreSpec(kind="patchcore", arms=ARM, coreset_ratio=1.0, synthetic_weight=REAL_WEIGHS_MORE)
+_PATCHCORE = PatchCoreSpec(kind="patchcore", arms=ARM, coreset_ratio=1.0)
 CONTENDERS: Mapping[str, Contender] = {
     "patchcore": Contender(_PATCHCORE),
     "patchcore_aligned": Contender(_PATCHCORE, aligned_patches=True),
-    "padim": Contender(PaDiMSpec(kind="padim", arms=ARM, synthetic_weight=REAL_WEIGHS_MORE)),
-    "winclip": Contender(WinClipSpec(kind="winclip", arms=ARM, synthetic_weight=REAL_WEIGHS_MORE)),
+    "padim": Contender(PaDiMSpec(kind="padim", arms=ARM)),
+    "winclip": Contender(WinClipSpec(kind="winclip", arms=ARM)),
     "one_to_normal_paper": _one_to_normal(_PAPER),
     "one_to_normal_best": _one_to_normal({}),
     "one_to_normal_twinless": _one_to_normal({"branches": ["normal", "text"]}),

@@ -135,8 +135,7 @@ class RememberedLevels:
 class LocalLevels:
     """The levels that One-to-Normal's preset `best` compares, side by side; satisfies `encoder.PatchFeatures`.
 
-    With them PatchCore sees the same features: those levels of the aligned encoder that it does not take to text (all,
-    if it takes every level there), each with rows of length 1.
+    With them PatchCore sees the same features: the aligned encoder's `local_levels`, each with rows of length 1.
     """
 
     def __init__(self, features: AlignedFeatures) -> None:

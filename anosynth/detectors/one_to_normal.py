@@ -115,7 +115,7 @@ class OneToNormal:
         references = self._references(real, [one.image for one in made])
         adapter = self._source.read_adapter() if self._draws else None
         if self._spec.preset == "paper":
-            bank = presets.Bank(len(real), len(made), sum(one.free for one in made), len(references.synthetic[0]))
+            bank = presets.BankCounts(len(real), len(made), sum(one.free for one in made), len(references.synthetic[0]))
             for line in presets.filled_in(
                 self._spec, self._features, bank, states=states, adapter=adapter, size_px=self._source.size_px
             ):

@@ -25,8 +25,9 @@ ALGORITHM = 2
 class PaDiM:
     """Mahalanobis distance of every patch to the normal patches of its own place; satisfies `protocol.Detector`.
 
-    It needs aligned images: a part that lies elsewhere is anomalous, and images drawn from noise alone teach it nothing
-    (One-to-Normal's transfer: variations of the references only). One-class, so pairs are ignored.
+    It needs aligned images: a part that lies elsewhere is anomalous. Differs: One-to-Normal, which fits it on generated
+    images, adds them all; images drawn from noise alone keep no place and are passed over. One-class, so pairs are
+    ignored.
     """
 
     def __init__(

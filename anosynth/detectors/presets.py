@@ -137,7 +137,7 @@ def weights(spec: OneToNormalSpec) -> dict[Branch, float]:
 
 
 @dataclass(frozen=True)
-class Bank:
+class BankCounts:
     """What a fit was given for its bank of normal patches, and took.
 
     Attributes:
@@ -155,7 +155,7 @@ class Bank:
 def filled_in(
     spec: OneToNormalSpec,
     features: AlignedFeatures,
-    bank: Bank,
+    bank: BankCounts,
     *,
     states: Sequence[str],
     adapter: Adapter | None,
