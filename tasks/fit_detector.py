@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from anosynth.detectors.build import build_detector, shaping_values, spec_for, used_by
+from anosynth.detectors.build import build_detector, licence_of, shaping_values, spec_for, used_by
 from anosynth.detectors.fits import ArmFits, Fits, fit_folder, keep, restore, state_licence, write_fits
 from anosynth.fingerprint import digest_value
 from anosynth.layout import Layout
@@ -68,6 +68,7 @@ def run(
     with whole_folder(layout, layout.detector(category, detector)) as folder:
         for arm in detector_spec.arms:
             data = reader.read(arm, used_by(detector_spec, arms[arm]))
+            licence = licence_of(detector_spec, aligned, data=data.licence)
             spec_of_arm = spec_for(detector_spec, arms[arm])
             shaping = shaping_values(spec_of_arm, parts=parts)
             fingerprints: dict[int, str] = {}
@@ -95,8 +96,8 @@ def run(
                     built.save(place)
                     keep(store, fingerprint, place)
                     fitted += 1
-                state_licence(place, data.licence)
-            fits[arm] = ArmFits(data.counts, data.digests, data.licence, fingerprints)
+                state_licence(place, licence)
+            fits[arm] = ArmFits(data.counts, data.digests, licence, fingerprints)
         spec = detector_spec.model_dump(mode="json")
         write_fits(Fits(category, detector, spec, fit_detector.normals, fits), folder)
     total = len(detector_spec.arms) * len(fit_detector.seeds)

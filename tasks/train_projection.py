@@ -16,6 +16,7 @@ from anosynth.features import projection
 from anosynth.features.aligned import build_aligned, class_prototypes
 from anosynth.imaging import MAX_PIXELS, decode_image, decode_mask
 from anosynth.layout import Layout
+from anosynth.licences import most_restrictive
 from anosynth.params import (
     AlignedSpec,
     ComputeParams,
@@ -73,6 +74,7 @@ def run(
         except DataError as error:
             raise DataError(f"train_projection.source: {error}") from error
         wanted += _chosen(items, half=half, seed=seed)
+    licence = most_restrictive(item.licence for item in wanted)
     features = build_aligned(aligned.model_copy(update={"projection": None}), compute=compute)
     prototypes = {category: class_prototypes(features, obj.name) for category, obj in objects.items()}
     max_pixels = MAX_PIXELS if isinstance(source, ProceduralSource) else source.max_pixels
@@ -90,10 +92,9 @@ def run(
         lr=chosen.lr,
         seed=seed,
     )
-    projection.write_projection(layout.projection(), weights, base_identity=features.identity)
-    licences = ", ".join(sorted({item.licence for item in wanted}))
+    projection.write_projection(layout.projection(), weights, base_identity=features.identity, licence=licence)
     print(
-        f"{STAGE}: {chosen.steps} steps on {len(pictures)} pictures ({licences}) of {', '.join(objects)}, "
+        f"{STAGE}: {chosen.steps} steps on {len(pictures)} pictures ({licence}) of {', '.join(objects)}, "
         f"in {layout.projection()}"
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import assert_never
 
 import torch
@@ -22,7 +23,10 @@ from anosynth.diffusion import twins
 from anosynth.errors import ParamsError
 from anosynth.features.aligned import AlignedFeatures
 from anosynth.features.encoder import PatchFeatures
+from anosynth.features.projection import projection_licence
+from anosynth.licences import most_restrictive
 from anosynth.params import (
+    AlignedSpec,
     AnomalibSpec,
     ArmParams,
     ComputeParams,
@@ -172,6 +176,22 @@ def used_by(spec: DetectorSpec, arm: ArmParams) -> ArmParams:
             return arm
         case _:
             assert_never(spec)
+
+
+def licence_of(spec: DetectorSpec, aligned: AlignedSpec, *, data: str) -> str:
+    """Licence of a fitted detector: that of its training images and of what its text projection was trained on.
+
+    Args:
+        spec: entry of `detectors` in params.yaml.
+        aligned: section `aligned`, which may name a projection; detectors that compare with text alone use it.
+        data: licence of the training images.
+
+    Raises:
+        BackboneError: if the projection is missing or damaged.
+    """
+    if isinstance(spec, WinClipSpec | OneToNormalSpec) and aligned.projection is not None:
+        return most_restrictive([data, projection_licence(Path(aligned.projection))])
+    return data
 
 
 def spec_for(spec: DetectorSpec, arm: ArmParams) -> DetectorSpec:

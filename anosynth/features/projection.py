@@ -6,6 +6,7 @@ objects, one linear layer per level, focal plus Dice loss on the anomaly map, Ad
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch.nn import functional
 
 from anosynth.errors import BackboneError, DataError, TrainingError
 from anosynth.features.ridge_map import normalize_rows
-from anosynth.fingerprint import digest_file, digest_value
+from anosynth.fingerprint import canonical_json, digest_file, digest_value
 from anosynth.seeding import seed_for, torch_generator
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ ALGORITHM = 2
 """Raised whenever equal maps give detectors other numbers."""
 FOCAL_GAMMA = 2.0
 BETAS = (0.5, 0.999)
+METADATA = "anosynth"
+"""Key in the file's metadata that everything but the maps stands under, as JSON."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,11 +160,12 @@ def train_projection(
     return tuple(weight.detach().numpy().copy() for weight in weights)
 
 
-def write_projection(path: Path, weights: Sequence[NDArray[np.float32]], *, base_identity: str) -> None:
-    """Write the maps as safetensors, with the identity of the encoders that they belong to."""
+def write_projection(path: Path, weights: Sequence[NDArray[np.float32]], *, base_identity: str, licence: str) -> None:
+    """Write the maps as safetensors, with the identity of the encoders that they belong to and their licence."""
     tensors = {f"level_{at}": torch.from_numpy(weight) for at, weight in enumerate(weights)}
+    facts = {"encoders": base_identity, "licence": licence}
     # One key alone: safetensors writes several in an order that changes from run to run, and the digest with it.
-    data = save(tensors, metadata={"encoders": base_identity})
+    data = save(tensors, metadata={METADATA: canonical_json(facts).decode()})
     temporary = path.with_name(f".{path.name}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary.write_bytes(data)
@@ -174,22 +178,40 @@ def open_projection(path: Path, *, base: AlignedFeatures) -> ProjectedAligned:
     Raises:
         BackboneError: if the file is missing, damaged or of other encoders.
     """
-    try:
-        with safe_open(str(path), framework="numpy") as file:
-            head = file.metadata() or {}
-            weights = [file.get_tensor(f"level_{at}") for at in range(len(file.keys()))]
-    except FileNotFoundError:
-        raise BackboneError(
-            f"aligned.projection: {path} does not exist; run: python -m tasks.train_projection, or set it to null"
-        ) from None
-    except (SafetensorError, OSError) as error:
-        raise BackboneError(f"aligned.projection: {path} is no projection ({error})") from error
-    if head.get("encoders") != base.identity:
+    facts, weights = _read(path)
+    if facts["encoders"] != base.identity:
         raise BackboneError(
             f"aligned.projection: {path} was trained on other encoders or settings than aligned names; "
             "run: python -m tasks.train_projection"
         )
     return ProjectedAligned(base, weights, digest=digest_file(path))
+
+
+def projection_licence(path: Path) -> str:
+    """The licence of the pictures that the maps of a file were trained on.
+
+    Raises:
+        BackboneError: if the file is missing or damaged.
+    """
+    return _read(path)[0]["licence"]
+
+
+def _read(path: Path) -> tuple[dict[str, str], list[NDArray[np.float32]]]:
+    """What a file says of its maps ("encoders", "licence"), and the maps."""
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            facts = json.loads((file.metadata() or {})[METADATA])
+            weights = [file.get_tensor(f"level_{at}") for at in range(len(file.keys()))]
+        return {name: str(facts[name]) for name in ("encoders", "licence")}, weights
+    except FileNotFoundError:
+        raise BackboneError(
+            f"aligned.projection: {path} does not exist; run: python -m tasks.train_projection, or set it to null"
+        ) from None
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise BackboneError(
+            f"aligned.projection: {path} is no projection of this version ({error}); "
+            "run: python -m tasks.train_projection, or set it to null"
+        ) from error
 
 
 def _logits(patches: Tensor, weight: Tensor, texts: Tensor, temperature: float) -> Tensor:

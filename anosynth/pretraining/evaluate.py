@@ -43,6 +43,7 @@ from anosynth.sources.groups import read_groups
 
 SAMPLER = SamplerSettings("dpm_solver", 20, 5.0)
 SIZES_PX = (96, 128, 160, 192)
+PARTS = ("vae", "text", "lora", "repair", "sizes")
 
 
 def psnr_db(image: Image8, reference: Image8) -> float:
@@ -321,9 +322,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, default=Path(".anosynth/pretrain/evaluation"), help="folder of figures and contact sheets")
     add(
         "--only",
-        nargs="*",
-        default=["vae", "text", "lora", "repair", "sizes"],
-        help="of vae, text, lora (needs --bsdata), repair, sizes; default: all",
+        nargs="+",
+        choices=PARTS,
+        help="what is measured; default: all, without --bsdata all but lora",
     )
     add("--dtype", choices=("float32", "bfloat16"), default="bfloat16", help="number format of networks' passes")
     add("--prompts", choices=("eval", "dev"), default="eval", help="dev: to choose guidance by")
@@ -349,7 +350,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     """Measure, print one JSON object, write contact sheets."""
-    arguments = _parser().parse_args()
+    parser = _parser()
+    arguments = parser.parse_args()
+    if "lora" in (arguments.only or ()) and not arguments.bsdata:
+        parser.error("--only lora: it learns from photographs; add --bsdata FOLDER")
     torch.set_num_threads(arguments.threads)
     compute = ComputeParams(threads=arguments.threads, dtype=arguments.dtype, device="cpu")
     backbone = open_backbone(
@@ -461,14 +465,11 @@ def main() -> None:
     parts: dict[str, Callable[[], dict[str, object]]] = {
         "vae": vae, "text": text, "lora": lora, "repair": repair, "sizes": sizes
     }  # fmt: skip
-    if not normals:
-        parts.pop("lora")
-    for name in arguments.only:
-        if name in parts:
-            began = time.perf_counter()
-            figures = parts[name]() | {"wall_s": round(time.perf_counter() - began, 1)}
-            (arguments.out / f"{name}.json").write_text(json.dumps(figures, indent=2) + "\n")
-            print(json.dumps({name: figures}), flush=True)
+    for name in arguments.only or [part for part in PARTS if normals or part != "lora"]:
+        began = time.perf_counter()
+        figures = parts[name]() | {"wall_s": round(time.perf_counter() - began, 1)}
+        (arguments.out / f"{name}.json").write_text(json.dumps(figures, indent=2) + "\n")
+        print(json.dumps({name: figures}), flush=True)
 
 
 if __name__ == "__main__":

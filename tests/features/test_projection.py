@@ -14,6 +14,7 @@ from anosynth.features.projection import (
     ProjectedAligned,
     cell_target,
     open_projection,
+    projection_licence,
     train_projection,
     write_projection,
 )
@@ -95,12 +96,13 @@ def test_a_cell_is_marked_if_the_mask_touches_it() -> None:
 def test_a_file_gives_the_maps_back_and_belongs_to_its_encoders(features: LiteAligned, tmp_path: Path) -> None:
     rng = np.random.default_rng(4)
     weights = [rng.standard_normal((width + 1, 384)).astype(np.float32) for width in (40, 112, 1280)]
-    path = tmp_path / "models" / "projection.safetensors"
-    write_projection(path, weights, base_identity=features.identity)
+    path, licence = tmp_path / "models" / "projection.safetensors", "CC-BY-4.0"
+    write_projection(path, weights, base_identity=features.identity, licence=licence)
     for again in range(8):  # the file's digest is part of every fit's fingerprint
         other_path = tmp_path / f"{again}.safetensors"
-        write_projection(other_path, weights, base_identity=features.identity)
+        write_projection(other_path, weights, base_identity=features.identity, licence=licence)
         assert other_path.read_bytes() == path.read_bytes()
+    assert projection_licence(path) == "CC-BY-4.0"
     spec = EmbeddedAligned(kind="embedded", size_px=96, levels=(2, 3), projection=str(path))
     compute = ComputeParams(threads=1, dtype="float32", device="cpu")
     built = build_aligned(spec, compute=compute)
@@ -122,5 +124,5 @@ def test_a_file_gives_the_maps_back_and_belongs_to_its_encoders(features: LiteAl
     with pytest.raises(BackboneError, match="is no projection"):
         open_projection(path, base=features)
     save_file({"level_0": weights[0]}, path)
-    with pytest.raises(BackboneError, match="trained on other encoders"):
+    with pytest.raises(BackboneError, match="is no projection of this version"):
         open_projection(path, base=features)

@@ -7,11 +7,15 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from anosynth.detectors.fits import read_fits
 from anosynth.errors import DataError, ParamsError
+from anosynth.features.aligned import build_aligned
+from anosynth.features.projection import write_projection
 from anosynth.layout import Layout
+from anosynth.params import load_params
 from anosynth.sources.lock import read_lock, write_lock
 from tasks import fit_detector
 from tests.tasks.measured import call, change, make_measured
@@ -111,6 +115,23 @@ def test_fit_json_says_what_each_arm_was_trained_on(project: Path, capsys: pytes
     change(project, "fit_detector", {"normals": "train"})
     fit(project, "patchcore", capsys)
     assert read_fits(Layout(project).detector("washer", "patchcore")).arms["real"].counts == {"real_normals": 6}
+
+
+def test_a_detector_that_compares_with_text_has_the_licence_of_its_projection_too(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(project, "detectors", {"winclip": {"kind": "winclip", "arms": ["real"]}})
+    params = load_params(project / "params.yaml")
+    base = build_aligned(params.aligned, compute=params.compute)
+    path = tmp_path / "projection.safetensors"
+    widths = [level.shape[-1] for level in base.patch_levels([np.zeros((64, 64, 3), np.uint8)])]
+    weights = [np.ones((width + 1, 384), np.float32) for width in widths]
+    write_projection(path, weights, base_identity=base.identity, licence="CC-BY-NC-SA-4.0")
+    change(project, "aligned", {"projection": str(path)})
+    for detector, licence in (("winclip", "CC-BY-NC-SA-4.0"), ("patchcore", "CC0-1.0")):
+        fit(project, detector, capsys)
+        assert read_fits(Layout(project).detector("washer", detector)).arms["real"].licence == licence
+        assert json.loads(files(project, detector)["real-0/detector.json"])["licence"] == licence
 
 
 def test_an_arm_without_a_pool_in_this_category_ends_in_one_sentence(project: Path) -> None:
