@@ -40,9 +40,20 @@ from anosynth.screening.memorization import MAX_REFERENCES, NearestShot
 from anosynth.seeding import numpy_rng, seed_for, torch_generators
 from anosynth.shards.store import ShardStore
 from anosynth.sources.groups import read_groups
+from anosynth.sources.procedural.demo import NAMES
 
 SAMPLER = SamplerSettings("dpm_solver", 20, 5.0)
 SIZES_PX = (96, 128, 160, 192)
+REPAIRED = {
+    "cast_metal": "cast metal",
+    "brushed_metal": "brushed metal",
+    "washer": "steel washer",
+    "leather": "leather",
+    "pill": NAMES["pill"],
+    "wood": NAMES["wood"],
+    "tile": NAMES["tile"],
+}
+"""Demo categories that can be scratched, as prompts call them."""
 PARTS = ("vae", "text", "lora", "repair", "sizes")
 
 
@@ -333,7 +344,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--lora-steps", type=int, default=400, help="lora: of training on eight shots")
     add("--lora-decoder-steps", type=int, default=150, help="lora: of the decoder's training on them; 0: none")
     add("--samples", type=int, default=64, help="lora: images drawn with the adapter, and as many without")
-    add("--cases", type=int, default=100, help="repair: scratched parts in all, at least; four categories share them")
+    add("--cases", type=int, default=100, help="repair: scratched renders in all, at least; the categories share them")
+    add(
+        "--repair-categories",
+        nargs="+",
+        choices=tuple(REPAIRED),
+        default=("cast_metal", "brushed_metal", "washer", "leather"),
+        help="repair: washer and pill are parts, the others surfaces; default: a part and three surfaces",
+    )
     add("--lora-guidance", type=float, default=1.0, help="lora: scale of classifier-free guidance; 1: none")
     add("--strength", type=float, default=0.3, help="repair: share of T that a part is re-noised by")
     add("--repair-steps", type=int, default=10, help="repair: solver steps of a full path; strength takes its share")
@@ -419,8 +437,7 @@ def main() -> None:
         return figures
 
     def repair() -> dict[str, object]:
-        categories = {"cast_metal": "cast metal", "brushed_metal": "brushed metal", "washer": "steel washer"}
-        categories |= {"leather": "leather"}
+        categories = {category: REPAIRED[category] for category in arguments.repair_categories}
         adapting = _adapting(arguments.repair_lora_steps) if arguments.repair_lora_steps else None
         figures, rows = scratch_removal(
             backbone,
