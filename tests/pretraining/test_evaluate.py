@@ -1,5 +1,6 @@
 """The measures that the backbone is judged by, against plain references."""
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from anosynth.diffusion.solver import SamplerSettings
 from anosynth.features.encoder import build_features
 from anosynth.metrics.synthesis import polynomial_mmd
 from anosynth.params import ComputeParams, EmbeddedBackbone, EmbeddedFeatures, PersonalizeNormalsParams, ToyBackbone
+from anosynth.pretraining import evaluate
 from anosynth.pretraining.evaluate import (
     draw,
     memorization,
@@ -27,6 +29,7 @@ from anosynth.pretraining.sheets import sheet
 from anosynth.screening.ceiling import similarity_ceiling
 from anosynth.screening.memorization import NearestShot
 from anosynth.seeding import numpy_rng
+from anosynth.sources.procedural import DEFECTS
 from anosynth.sources.procedural.render import render_pair
 
 COMPUTE = ComputeParams(threads=1, dtype="float32", device="cpu")
@@ -220,3 +223,26 @@ def test_the_second_pass_finds_a_foreign_cell_and_leaves_the_others_alone() -> N
     whole = redraw.mean([image, image], [5, 6])
     assert whole.shape == (2, 64, 64, 3)
     np.testing.assert_allclose(redraw.mean([image], [5])[0], whole[0], atol=2.0)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--only", "texts"], "invalid choice: 'texts' (choose from 'vae', 'text', 'lora', 'repair', 'sizes')"),
+        (["--only", "lora"], "--only lora: it learns from photographs; add --bsdata FOLDER"),
+        (["--repair-categories", "fabric"], "invalid choice: 'fabric'"),
+    ],
+)
+def test_a_part_that_cannot_be_measured_ends_in_one_sentence(
+    words: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["evaluate", *words])
+    with pytest.raises(SystemExit) as ended:
+        evaluate.main()
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_every_category_that_is_repaired_can_be_scratched() -> None:
+    assert all("scratch" in DEFECTS[category] for category in evaluate.REPAIRED)
+    assert {category for category, kinds in DEFECTS.items() if "scratch" in kinds} == set(evaluate.REPAIRED)
