@@ -176,7 +176,7 @@ def test_a_projection_takes_every_level_to_text(
     base = build_aligned(EmbeddedAligned(kind="embedded", size_px=64), compute=COMPUTE)
     rng, path = np.random.default_rng(5), tmp_path / "projection.safetensors"
     weights = [rng.standard_normal((width + 1, 384)).astype(np.float32) for width in (40, 112, 1280)]
-    write_projection(path, weights, base_identity=base.identity)
+    write_projection(path, weights, base_identity=base.identity, licence="CC0-1.0")
     asked = ["--detectors", "one_to_normal_text", "--k", "1", "--seeds", "1"]
     run(tmp_path, *asked)
     name = "washer/washer/k1-seed0/one_to_normal_text-without.json"
