@@ -202,7 +202,7 @@ def test_a_projection_takes_every_level_to_text(
     assert "1 cells (0 fitted now)" in capsys.readouterr().out
     run(tmp_path, *asked, "--there")
     assert "0 cells (0 fitted now)" in capsys.readouterr().out
-    write_projection(path, weights[::-1], base_identity=base.identity)
+    write_projection(path, weights[::-1], base_identity=base.identity, licence="CC0-1.0")
     run(tmp_path, *asked, "--projection", str(path), "--there")
     assert "0 cells (0 fitted now)" in capsys.readouterr().out
 
