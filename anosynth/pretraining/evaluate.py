@@ -355,8 +355,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--lora-guidance", type=float, default=1.0, help="lora: scale of classifier-free guidance; 1: none")
     add("--strength", type=float, default=0.3, help="repair: share of T that a part is re-noised by")
     add("--repair-steps", type=int, default=10, help="repair: solver steps of a full path; strength takes its share")
-    add("--repair-draws", type=int, default=8, help="repair: draws of a part, whose pixels are averaged")
+    add("--repair-draws", type=int, default=8, help="repair: draws of a part, whose median is taken")
     add("--repair-lora-steps", type=int, default=400, help="repair: of training on sound parts first; 0: none")
+    add("--repair-sound", type=int, default=8, help="repair: sound parts to learn from and to compare with")
     add(
         "--repair-cells", type=float, default=0.45, help="repair: share of cells that is drawn twice; 0: no second pass"
     )
@@ -449,6 +450,7 @@ def main() -> None:
                 arguments.repair_draws,
                 adapting,
                 SecondPass(arguments.repair_cells, arguments.repair_again, 8) if arguments.repair_cells else None,
+                arguments.repair_sound,
             ),
             features=build_features(
                 EmbeddedFeatures.model_validate({"kind": "embedded", "size_px": 256}), compute=compute

@@ -56,9 +56,10 @@ class Repair:
     Attributes:
         strength: of the re-noising.
         sampler: solver, steps of a whole run, guidance.
-        draws: independent draws whose pixels are averaged: what they disagree on is guessed detail.
-        adapting: how the model learns eight sound parts of the category first; None: it does not.
+        draws: independent draws, of whose pixels the median is taken: what they disagree on is guessed detail.
+        adapting: how the model learns sound parts of the category first; None: it does not.
         second: the second pass; None: there is none.
+        sound_parts: that the model learns, and that suspicious cells are compared with.
     """
 
     strength: float
@@ -66,6 +67,7 @@ class Repair:
     draws: int
     adapting: PersonalizeNormalsParams | None
     second: SecondPass | None = None
+    sound_parts: int = 8
 
 
 def scratch_removal(
@@ -103,12 +105,12 @@ def scratch_removal(
         seeds = [seed_for(seed, "evaluate_scratch", category, index) for index in range(per_category)]
         pairs = [render_pair(category, defect="scratch", seed=one, size_px=SIZE_PX) for one in seeds]
         scratched, sound = [pair.defective.image for pair in pairs], [pair.sound.image for pair in pairs]
-        shots = _sound_parts(category, seed=seed)
+        shots = _sound_parts(category, count=repair.sound_parts, seed=seed)
         adapter = _adapter(backbone, category, name, shots, repair, compute=compute, seed=seed)
         with personalized(backbone, adapter) if adapter else nullcontext():
             redraw = Redraw(backbone, f"a photo of normal {name}", repair, features, shots)
-            outputs, kept = (redraw.mean(images, seeds) for images in (scratched, sound))
-            still = replace(redraw, repair=replace(repair, strength=0.0, second=None)).mean(scratched[:8], seeds[:8])
+            outputs, kept = (redraw.median(images, seeds) for images in (scratched, sound))
+            still = replace(redraw, repair=replace(repair, strength=0.0, second=None)).median(scratched[:8], seeds[:8])
         trips = round_trip(backbone, scratched), round_trip(backbone, sound)
         strength_0 = max(strength_0, float(np.abs(still - trips[0][:8]).max()))
         for pair, *images in zip(pairs, outputs, kept, *trips, strict=True):
@@ -136,6 +138,7 @@ def scratch_removal(
         "draws": repair.draws,
         "sampler": asdict(repair.sampler),
         "adapter_steps": repair.adapting.steps if repair.adapting else 0,
+        "sound_parts": repair.sound_parts,
     }
     return figures, np.concatenate(rows)
 
@@ -209,8 +212,8 @@ class Redraw:
     features: PatchFeatures
     shots: Sequence[Image8]
 
-    def mean(self, images: Sequence[Image8], seeds: Sequence[int]) -> NDArray[np.float64]:
-        """Mean of the last pass's draws, [B, H, W, 3] in [0, 255].
+    def median(self, images: Sequence[Image8], seeds: Sequence[int]) -> NDArray[np.float64]:
+        """Median of the last pass's draws, value by value, [B, H, W, 3] in [0, 255].
 
         Args:
             images: uint8 RGB [H, W, 3] each, one size.
@@ -225,7 +228,7 @@ class Redraw:
             start = torch.where(cells > 0, first, latents)
             again = replace(sampler, steps=second.steps)
             drawn = self.draws(start, seeds, "second", strength=second.strength, sampler=again, redraw=cells)
-        return np.asarray(np.mean([self.backbone.decode(one).astype(np.float64) for one in drawn], axis=0))
+        return np.asarray(np.median([self.backbone.decode(one) for one in drawn], axis=0))
 
     def suspicious(self, images: Sequence[Image8], latents: Tensor, first: Tensor, *, ratio: float) -> Tensor:
         """The latent cells that look least like sound parts and that the first pass changed most.
@@ -234,7 +237,7 @@ class Redraw:
         patch of the sound parts and their mirror images, e the squared change of its latents, averaged over 3 x 3.
 
         Args:
-            images: as in `mean`.
+            images: as in `median`.
             latents: of the images, [B, C, h, w].
             first: what the first pass made of them, same shape.
             ratio: share of the cells.
@@ -304,8 +307,8 @@ def _relative(values: Tensor) -> Tensor:
     return values / values.mean(dim=(1, 2, 3), keepdim=True).clamp_min(1e-12)
 
 
-def _sound_parts(category: str, *, seed: int) -> list[Image8]:
-    seeds = [seed_for(seed, "evaluate_sound", category, index) for index in range(8)]
+def _sound_parts(category: str, *, count: int, seed: int) -> list[Image8]:
+    seeds = [seed_for(seed, "evaluate_sound", category, index) for index in range(count)]
     return [render_pair(category, defect="scratch", seed=one, size_px=SIZE_PX).sound.image for one in seeds]
 
 

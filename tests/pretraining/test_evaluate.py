@@ -149,6 +149,29 @@ def test_without_strength_nothing_is_repaired_and_nothing_grows() -> None:
     assert drawn["outside_growth_median"] != 0.0
 
 
+def test_suspicion_goes_by_as_many_sound_parts_as_asked() -> None:
+    toy = open_backbone(ToyBackbone(kind="toy", seed=0), compute=COMPUTE)
+    features = build_features(EmbeddedFeatures.model_validate({"kind": "embedded", "size_px": 64}), compute=COMPUTE)
+    found = []
+    for count in (1, 6):
+        repair = Repair(0.5, SamplerSettings("ddim", 2, 1.0), 1, None, SecondPass(0.2, 0.5, 2), count)
+        figures, rows = scratch_removal(
+            toy,
+            categories={"wood": "wood"},
+            per_category=1,
+            repair=repair,
+            features=features,
+            compute=COMPUTE,
+            seed=1,
+        )
+        assert figures["sound_parts"] == count
+        found.append(rows)
+    scratched, drawn, sound = (found[0][:, at : at + 128] != found[1][:, at : at + 128] for at in (0, 128, 256))
+    assert not scratched.any()
+    assert not sound.any()
+    assert drawn.any()
+
+
 def test_a_case_agrees_with_a_loop_over_pixels() -> None:
     rng = np.random.default_rng(9)
     sound, scratched_trip, sound_trip = (rng.integers(0, 256, (5, 6, 3), dtype=np.uint8) for _ in range(3))
@@ -203,7 +226,7 @@ def test_the_second_pass_finds_a_foreign_cell_and_leaves_the_others_alone() -> N
     image = np.clip(rng.normal(120, 12, (64, 64, 3)), 0, 255).astype(np.uint8)
     image[18:30, 34:46] = (250, 20, 20)  # cells (2..3, 4..5) of 8 x 8
     features = build_features(EmbeddedFeatures.model_validate({"kind": "embedded", "size_px": 64}), compute=COMPUTE)
-    repair = Repair(0.3, SamplerSettings("dpm_solver", 3, 1.0), 2, None, SecondPass(0.1, 0.5, 4))
+    repair = Repair(0.3, SamplerSettings("dpm_solver", 3, 1.0), 3, None, SecondPass(0.1, 0.5, 4))
     redraw = Redraw(backbone, "a photo of a plate", repair, features, shots)
     latents = backbone.encode([image])
     first = redraw.draws(latents, [5], "draw", strength=0.3, sampler=repair.sampler).mean(dim=0)
@@ -214,15 +237,21 @@ def test_the_second_pass_finds_a_foreign_cell_and_leaves_the_others_alone() -> N
     assert {*rows.tolist()} <= {1, 2, 3, 4}
     assert {*columns.tolist()} <= {3, 4, 5, 6}
     drawn = redraw.draws(latents, [5], "second", strength=0.5, sampler=repair.sampler, redraw=cells)
-    assert drawn.shape == (2, 1, *latents.shape[1:])
+    assert drawn.shape == (3, 1, *latents.shape[1:])
     for one in drawn:
         kept = (cells == 0).expand_as(latents)
         assert torch.equal(one[kept], latents[kept])
         assert not torch.equal(one, latents)
     assert not torch.equal(drawn[0], drawn[1])
-    whole = redraw.mean([image, image], [5, 6])
+    whole = redraw.median([image, image], [5, 6])
     assert whole.shape == (2, 64, 64, 3)
-    np.testing.assert_allclose(redraw.mean([image], [5])[0], whole[0], atol=2.0)
+    alone = redraw.median([image], [5])
+    np.testing.assert_allclose(alone[0], whole[0], atol=2.0)
+    start = torch.where(cells > 0, first, latents)
+    again = redraw.draws(start, [5], "second", strength=0.5, sampler=replace(repair.sampler, steps=4), redraw=cells)
+    decoded = np.stack([backbone.decode(one) for one in again])
+    np.testing.assert_array_equal(alone, np.sort(decoded, axis=0)[1])
+    assert not np.array_equal(decoded[0], decoded[1])
 
 
 @pytest.mark.parametrize(
