@@ -96,7 +96,7 @@ def scratch_removal(
         seed: root of the renders' and the noise's seeds.
 
     Returns:
-        (figures, rows of scratched | output | clean for the first four cases of every category).
+        (figures, rows of scratched | its round trip | output | clean for the first four cases of every category).
     """
     cases: list[Case] = []
     rows: list[Image8] = []
@@ -116,7 +116,7 @@ def scratch_removal(
         for pair, *images in zip(pairs, outputs, kept, *trips, strict=True):
             cases.append(Case.of(pair.defective.mask > 0, pair.sound.image, *images))
         rows += [
-            np.concatenate([scratched[row], np.rint(outputs[row]).astype(np.uint8), sound[row]], axis=1)
+            np.concatenate([scratched[row], trips[0][row], np.rint(outputs[row]).astype(np.uint8), sound[row]], axis=1)
             for row in range(min(4, per_category))
         ]
     residues, growth = np.array([case.residue for case in cases]), np.array([case.growth for case in cases])
