@@ -373,6 +373,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if "lora" in (arguments.only or ()) and not arguments.bsdata:
         parser.error("--only lora: it learns from photographs; add --bsdata FOLDER")
+    if arguments.repair_sound < 1:
+        parser.error(f"--repair-sound: {arguments.repair_sound} sound parts; allowed: 1 or more")
     torch.set_num_threads(arguments.threads)
     compute = ComputeParams(threads=arguments.threads, dtype=arguments.dtype, device="cpu")
     backbone = open_backbone(

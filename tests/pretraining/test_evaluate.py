@@ -259,6 +259,7 @@ def test_the_second_pass_finds_a_foreign_cell_and_leaves_the_others_alone() -> N
         (["--only", "texts"], "invalid choice: 'texts' (choose from 'vae', 'text', 'lora', 'repair', 'sizes')"),
         (["--only", "lora"], "--only lora: it learns from photographs; add --bsdata FOLDER"),
         (["--repair-categories", "fabric"], "invalid choice: 'fabric'"),
+        (["--repair-sound", "0"], "--repair-sound: 0 sound parts; allowed: 1 or more"),
     ],
 )
 def test_a_part_that_cannot_be_measured_ends_in_one_sentence(
