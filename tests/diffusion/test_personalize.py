@@ -285,7 +285,7 @@ def test_the_whole_unet_ends_where_plain_adamw_on_all_its_parameters_does(
 def test_held_out_shots_end_training_early_and_the_best_step_is_kept(
     own_backbone: LatentDiffusion, compute: ComputeParams, tmp_path: Path
 ) -> None:
-    """On noise nothing is learned for the other picture: a large rate soon makes it worse."""
+    """On noise nothing is learned for the other picture: a large rate makes it worse, when is up to rounding."""
     more = {"held_out": 1, "validate_every": 2, "patience": 2, "steps": 300, "lr": 0.3, "prior_weight": 0.0}
     settings = SETTINGS.model_copy(update=more)
     adapter = trained(own_backbone, compute, ShardStore(tmp_path / "whole"), settings)
@@ -308,7 +308,7 @@ def test_views_of_the_one_shot_end_training_early_and_are_not_the_ones_trained_o
     own_backbone: LatentDiffusion, compute: ComputeParams, tmp_path: Path
 ) -> None:
     """Noise that is shifted is another picture; a large rate soon makes it worse."""
-    more = {"held_out_views": 3, "validate_every": 2, "patience": 2, "steps": 300, "lr": 0.3, "prior_weight": 0.0}
+    more = {"held_out_views": 3, "validate_every": 2, "patience": 2, "steps": 30, "lr": 0.3, "prior_weight": 0.0}
     settings = SETTINGS.model_copy(update=more)
     alone = replace(subject(own_backbone), shot_ids=("a" * 64,), allowed=NormalViews(mirror=True, max_shift_ratio=0.3))
 
@@ -319,7 +319,7 @@ def test_views_of_the_one_shot_end_training_early_and_are_not_the_ones_trained_o
     stopped = adapter("stopped")
     taken, best = stopped.facts["steps_taken"], stopped.facts["steps"]
     assert isinstance(best, int)
-    assert best < 300
+    assert best < 30
     assert taken == best + 2 * 2
     free = adapter("free", held_out_views=0, steps=best)
     assert free.facts["held_out_loss"] is None
